@@ -1,0 +1,14 @@
+//! What lives, in which state it is, and how it ends.
+//!
+//! Owns: [`Scope`], the only place where tasks are started; the pure machines of a component's
+//! [`connection`], of a [`subscription`] and of the [`gate`] in front of the app; the process's [`phase`].
+//! Never: knows a component, a protocol or a port. The machines read no clock and start nothing.
+
+pub mod connection;
+pub mod gate;
+pub mod phase;
+mod scope;
+pub mod subscription;
+
+pub use outrigger_policy::{Backoff, Moment};
+pub use scope::{Clock, Scope, Stop};
