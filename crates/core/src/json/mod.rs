@@ -12,7 +12,7 @@ mod parse;
 mod plain;
 
 pub use encode::{Numbers, Style, encode, encode_string, encode_to};
-pub use number::{go_default_text, is_float64};
+pub use number::{go_default_text, go_float, is_float64};
 pub use parse::{JsonError, parse_all, parse_first};
 pub use plain::is_plain;
 

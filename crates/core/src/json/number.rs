@@ -63,22 +63,20 @@ pub fn go_default_text(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Bool(value) => Some(value.to_string()),
         Value::Number(text) => {
-            let number: f64 = text.parse().ok()?;
-            // Go: `%v` switches to the exponent form below 1e-4 and from a million (its default of 21 digits
-            // serves only whole numbers of other types).
-            let shortest = format!("{number:e}");
-            let exponent = shortest
-                .split_once('e')
-                .and_then(|(_, e)| e.parse::<i32>().ok())
-                .unwrap_or(0);
-            Some(if (-4..6).contains(&exponent) {
-                format!("{number}")
-            } else {
-                scientific(number, 2)
-            })
+            Some(go_float(text.parse().ok()?))
         }
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
+}
+
+/// A number in Go's general form: shortest digits, with an exponent below 1e-4 and from a million on.
+pub fn go_float(number: f64) -> String {
+    if !number.is_finite() {
+        return if number.is_nan() { "NaN" } else if number > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
+    }
+    let shortest = format!("{number:e}");
+    let exponent = shortest.split_once('e').and_then(|(_, e)| e.parse::<i32>().ok()).unwrap_or(0);
+    if (-4..6).contains(&exponent) { format!("{number}") } else { scientific(number, 2) }
 }
 
 #[cfg(test)]

@@ -1,0 +1,14 @@
+//! gRPC on the `h2` crate: framing, statuses, and both roles.
+//!
+//! A message is a slice of the buffer that it arrived in. What is not for us is relayed frame by frame without being
+//! decoded. Texts and codes of refusals are those of Go's gRPC, which Dapr's clients see.
+
+mod client;
+mod frame;
+mod server;
+mod status;
+
+pub use client::{Call, CallError, Channel, Replies};
+pub use frame::{FrameError, MessageReader, Messages, encode, framed};
+pub use server::{Exchange, Gone, Reply, ServerSettings, decode, serve};
+pub use status::{Status, is_reserved, percent_decode};
