@@ -1,8 +1,11 @@
 //! Compiles the `.proto` files with a compiler written in Rust, so that nobody needs `protoc`.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use prost::Message as _;
+use prost_types::{DescriptorProto, FileDescriptorSet};
 
 const ROOTS: [&str; 9] = [
     "dapr/proto/runtime/v1/dapr.proto",
@@ -20,22 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(ROOTS, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    // Served by reflection, file by file.
-    let mut descriptors = Vec::new();
-    for file in &files.file {
-        let mut bytes = Vec::new();
-
-        file.encode(&mut bytes)?;
-        descriptors.push((file.name().to_owned(), bytes));
-    }
-    let mut listing = String::from("pub static FILES: &[(&str, &[u8])] = &[\n");
-    for (i, (name, bytes)) in descriptors.iter().enumerate() {
-        let path = out.join(format!("descriptor_{i}.bin"));
-        std::fs::write(&path, bytes)?;
-        listing.push_str(&format!("    ({name:?}, include_bytes!({:?})),\n", path));
-    }
-    listing.push_str("];\n");
-    std::fs::write(out.join("descriptors.rs"), listing)?;
+    std::fs::write(out.join("descriptors.rs"), listing(&files, &out)?)?;
 
     prost_build::Config::new()
         // Bodies are shared with the buffer that they came in, not copied; that includes google.protobuf.Any.
@@ -45,4 +33,59 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .include_file("all.rs")
         .compile_fds(files)?;
     Ok(())
+}
+
+/// What reflection serves: files as they are, where each name is defined, what each file needs, the services.
+fn listing(files: &FileDescriptorSet, out: &Path) -> Result<String, Box<dyn std::error::Error>> {
+    let mut listed = String::from("pub static FILES: &[File] = &[\n");
+    let mut names = BTreeMap::new();
+    let mut services = String::from("pub static SERVICES: &[(&str, &[&str])] = &[\n");
+    for (i, file) in files.file.iter().enumerate() {
+        let path = out.join(format!("descriptor_{i}.bin"));
+        std::fs::write(&path, file.encode_to_vec())?;
+        let (name, needs) = (file.name(), &file.dependency);
+        writeln!(
+            listed,
+            "    File {{ name: {name:?}, bytes: include_bytes!({path:?}), needs: &{needs:?} }},"
+        )?;
+        for message in &file.message_type {
+            name_message(&mut names, file.package(), message, i);
+        }
+        for service in &file.service {
+            let full = format!("{}.{}", file.package(), service.name());
+            let methods: Vec<&str> = service.method.iter().map(|method| method.name()).collect();
+            for method in &methods {
+                names.insert(format!("{full}.{method}"), i);
+            }
+            writeln!(services, "    ({full:?}, &{methods:?}),")?;
+            names.insert(full, i);
+        }
+        for kind in &file.enum_type {
+            names.insert(format!("{}.{}", file.package(), kind.name()), i);
+        }
+    }
+    listed.push_str("];\n");
+    services.push_str("];\n");
+    let mut places = String::from("/// Sorted.\npub static NAMES: &[(&str, usize)] = &[\n");
+    for (name, file) in names {
+        writeln!(places, "    ({name:?}, {file}),")?;
+    }
+    places.push_str("];\n");
+    Ok(listed + &services + &places)
+}
+
+fn name_message(
+    names: &mut BTreeMap<String, usize>,
+    scope: &str,
+    message: &DescriptorProto,
+    file: usize,
+) {
+    let full = format!("{scope}.{}", message.name());
+    for inner in &message.nested_type {
+        name_message(names, &full, inner, file);
+    }
+    for kind in &message.enum_type {
+        names.insert(format!("{full}.{}", kind.name()), file);
+    }
+    names.insert(full, file);
 }

@@ -502,7 +502,10 @@ mod tests {
             assert_eq!(based(text), Some(number), "{text}");
         }
         for bad in ["", "x", "0x", "--1", "0x-1"] {
-            assert!(based(bad).is_none() || bad.is_empty() || bad == "0x", "{bad}");
+            assert!(
+                based(bad).is_none() || bad.is_empty() || bad == "0x",
+                "{bad}"
+            );
         }
     }
 

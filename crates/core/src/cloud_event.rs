@@ -321,6 +321,10 @@ pub fn is_binary(content_type: &str) -> bool {
     is_content_type(content_type, "application/octet-stream")
 }
 
+pub fn is_json(content_type: &str) -> bool {
+    is_content_type(content_type, "application/json")
+}
+
 /// `text/*` and XML: the types whose data is a string.
 pub fn is_text(content_type: &str) -> bool {
     content_type

@@ -9,9 +9,21 @@
 
 include!(concat!(env!("OUT_DIR"), "/all.rs"));
 
-pub use prost::Message;
+mod values;
 
-/// File descriptors by file name, for reflection.
+pub use prost::Message;
+pub use values::{structure, value};
+
+/// File descriptors and what they define, for reflection.
 pub mod descriptors {
+    /// A `.proto` file, compiled.
+    #[derive(Clone, Copy, Debug)]
+    pub struct File {
+        pub name: &'static str,
+        pub bytes: &'static [u8],
+        /// Files that it imports.
+        pub needs: &'static [&'static str],
+    }
+
     include!(concat!(env!("OUT_DIR"), "/descriptors.rs"));
 }

@@ -6,6 +6,7 @@
 
 pub mod log;
 pub mod metrics;
+mod paths;
 mod registry;
 pub mod span;
 

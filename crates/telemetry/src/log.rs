@@ -45,9 +45,21 @@ pub fn init(settings: Settings) -> std::io::Result<()> {
     };
     let (lines, queue) = sync_channel(QUEUE);
     let dropped = Arc::new(AtomicU64::new(0));
-    std::thread::Builder::new().name("log".to_owned()).stack_size(128 * 1024).spawn(move || write_lines(out, &queue))?;
-    SINK.set(Sink { lines: lines.clone(), dropped: dropped.clone() }).ok();
-    tracing::subscriber::set_global_default(Log { settings, lines, dropped }).map_err(std::io::Error::other)
+    std::thread::Builder::new()
+        .name("log".to_owned())
+        .stack_size(128 * 1024)
+        .spawn(move || write_lines(out, &queue))?;
+    SINK.set(Sink {
+        lines: lines.clone(),
+        dropped: dropped.clone(),
+    })
+    .ok();
+    tracing::subscriber::set_global_default(Log {
+        settings,
+        lines,
+        dropped,
+    })
+    .map_err(std::io::Error::other)
 }
 
 /// Waits until the lines so far are written, for a moment at most.
@@ -62,7 +74,8 @@ pub fn flush() {
 
 /// How many lines were lost to a slow reader.
 pub fn dropped() -> u64 {
-    SINK.get().map_or(0, |sink| sink.dropped.load(Ordering::Relaxed))
+    SINK.get()
+        .map_or(0, |sink| sink.dropped.load(Ordering::Relaxed))
 }
 
 struct Sink {
@@ -100,8 +113,15 @@ struct Log {
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // Libraries have a say only when something is wrong; spans are not ours (see `span`).
-        let ours = metadata.target().starts_with("dapr") || metadata.target().starts_with("outrigger");
-        metadata.is_event() && *metadata.level() <= if ours { self.settings.level } else { self.settings.level.min(LevelFilter::ERROR) }
+        let ours =
+            metadata.target().starts_with("dapr") || metadata.target().starts_with("outrigger");
+        metadata.is_event()
+            && *metadata.level()
+                <= if ours {
+                    self.settings.level
+                } else {
+                    self.settings.level.min(LevelFilter::ERROR)
+                }
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -199,10 +219,16 @@ fn render(settings: &Settings, metadata: &Metadata<'_>, mut fields: Fields) -> V
     fields.others.insert("app_id", text(&settings.app_id));
     fields.others.insert("instance", text(&settings.instance));
     // `outrigger_blocks::guard` and the like are ours; a reader knows Dapr's dotted names.
-    fields.others.insert("scope", Datum::Text(metadata.target().replace("::", ".")));
+    fields
+        .others
+        .insert("scope", Datum::Text(metadata.target().replace("::", ".")));
     fields.others.insert("type", text("log"));
     fields.others.insert("ver", text(&settings.version));
-    if settings.json { json_line(&time, level, fields) } else { text_line(&time, level, fields) }
+    if settings.json {
+        json_line(&time, level, fields)
+    } else {
+        text_line(&time, level, fields)
+    }
 }
 
 fn json_line(time: &str, level: &str, fields: Fields) -> Vec<u8> {
@@ -229,8 +255,16 @@ fn text_line(time: &str, level: &str, fields: Fields) -> Vec<u8> {
     write!(out, "time={time:?} level={level} msg={:?}", fields.message).ok();
     for (name, datum) in &fields.others {
         let (Datum::Text(text) | Datum::Bare(text)) = datum;
-        let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._/@^+".contains(&b));
-        if bare { write!(out, " {name}={text}") } else { write!(out, " {name}={text:?}") }.ok();
+        let bare = !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._/@^+".contains(&b));
+        if bare {
+            write!(out, " {name}={text}")
+        } else {
+            write!(out, " {name}={text:?}")
+        }
+        .ok();
     }
     out.push('\n');
     out.into_bytes()
@@ -241,20 +275,35 @@ mod tests {
     use super::*;
 
     fn line(json: bool) -> String {
-        let mut fields = Fields { message: "dapr initialized. Status: Running. Init Elapsed 5ms".into(), ..Fields::default() };
+        let mut fields = Fields {
+            message: "dapr initialized. Status: Running. Init Elapsed 5ms".into(),
+            ..Fields::default()
+        };
         fields.others.insert("attempt", Datum::Bare("3".into()));
-        fields.others.insert("error", Datum::Text("no \"way\"".into()));
-        let bytes = if json { json_line("T", "info", fields) } else { text_line("T", "info", fields) };
+        fields
+            .others
+            .insert("error", Datum::Text("no \"way\"".into()));
+        let bytes = if json {
+            json_line("T", "info", fields)
+        } else {
+            text_line("T", "info", fields)
+        };
         String::from_utf8(bytes).unwrap()
     }
 
     #[test]
     fn the_text_form_quotes_what_needs_quoting() {
-        assert_eq!(line(false), "time=\"T\" level=info msg=\"dapr initialized. Status: Running. Init Elapsed 5ms\" attempt=3 error=\"no \\\"way\\\"\"\n");
+        assert_eq!(
+            line(false),
+            "time=\"T\" level=info msg=\"dapr initialized. Status: Running. Init Elapsed 5ms\" attempt=3 error=\"no \\\"way\\\"\"\n"
+        );
     }
 
     #[test]
     fn the_json_form_is_one_object_a_line() {
-        assert_eq!(line(true), "{\"attempt\":3,\"error\":\"no \\\"way\\\"\",\"level\":\"info\",\"msg\":\"dapr initialized. Status: Running. Init Elapsed 5ms\",\"time\":\"T\"}\n");
+        assert_eq!(
+            line(true),
+            "{\"attempt\":3,\"error\":\"no \\\"way\\\"\",\"level\":\"info\",\"msg\":\"dapr initialized. Status: Running. Init Elapsed 5ms\",\"time\":\"T\"}\n"
+        );
     }
 }

@@ -4,7 +4,9 @@
 //! `outrigger_`. Label values come from closed sets or from the user's own resources, never from messages.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::paths::Paths;
 use crate::registry::{Counter, Expose, Gauge, Histogram, Rule};
 
 /// What the Configuration resource may change.
@@ -44,8 +46,9 @@ impl Settings {
 }
 
 const LATENCY: [f64; 34] = [
-    1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0, 16.0, 20.0, 25.0, 30.0, 40.0, 50.0, 65.0, 80.0, 100.0, 130.0, 160.0, 200.0, 250.0, 300.0, 400.0,
-    500.0, 650.0, 800.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0, 50_000.0, 100_000.0,
+    1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0, 16.0, 20.0, 25.0, 30.0, 40.0, 50.0, 65.0, 80.0,
+    100.0, 130.0, 160.0, 200.0, 250.0, 300.0, 400.0, 500.0, 650.0, 800.0, 1_000.0, 2_000.0,
+    5_000.0, 10_000.0, 20_000.0, 50_000.0, 100_000.0,
 ];
 const KI: f64 = 1024.0;
 const SIZE: [f64; 13] = [
@@ -63,18 +66,22 @@ const SIZE: [f64; 13] = [
     KI * KI * KI,
     4.0 * KI * KI * KI,
 ];
-const SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+const SECONDS: [f64; 12] = [
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+];
 
 macro_rules! metrics {
     ($( $(#[$doc:meta])* $field:ident: $kind:ident<$n:literal> = $name:literal [$($label:literal),*] $(($buckets:ident))? $help:literal; )*) => {
         /// The sidecar's metrics.
         pub struct Metrics {
             pub settings: Settings,
+            paths: Paths,
             $( $(#[$doc])* pub $field: $kind<$n>, )*
         }
 
         impl Metrics {
             pub fn new(settings: Settings) -> Self {
+                let paths = Paths::new(&settings.path_patterns, settings.increased_cardinality);
                 let latency: Arc<[f64]> = settings.latency_buckets.clone().unwrap_or_else(|| LATENCY.to_vec()).into();
                 let size: Arc<[f64]> = SIZE.into();
                 let seconds: Arc<[f64]> = SECONDS.into();
@@ -82,6 +89,7 @@ macro_rules! metrics {
                 let _ = &bounds;
                 Self {
                     $( $field: metrics!(@new $kind $name [$($label),*] $(($buckets))? $help, settings, bounds), )*
+                    paths,
                     settings,
                 }
             }
@@ -195,12 +203,115 @@ impl Metrics {
         out
     }
 
+    /// A request to our HTTP API has been answered.
+    pub fn http_server(
+        &self,
+        method: &str,
+        path: &str,
+        status: u16,
+        sizes: Sizes,
+        elapsed: Duration,
+    ) {
+        if !self.settings.enabled {
+            return;
+        }
+        let path = self.paths.of_server(path);
+        let mut number = itoa::Buffer::new();
+        let labels = [self.verb(method), &path, number.format(status)];
+        self.http_server_request_count.add(labels, 1);
+        self.http_server_latency.observe(labels, millis(elapsed));
+        if self.settings.increased_cardinality || !self.settings.path_patterns.is_empty() {
+            self.http_server_response_count.add(labels, 1);
+        }
+        self.http_server_request_bytes
+            .observe([], sizes.received as f64);
+        self.http_server_response_bytes
+            .observe([], sizes.sent as f64);
+    }
+
+    /// A request to the app has been answered, or failed and counts as `status`.
+    pub fn http_client(
+        &self,
+        method: &str,
+        path: &str,
+        status: u16,
+        sizes: Sizes,
+        elapsed: Duration,
+    ) {
+        if !self.settings.enabled {
+            return;
+        }
+        let path = self.paths.of_client(path);
+        let mut number = itoa::Buffer::new();
+        let labels = [self.verb(method), &path, number.format(status)];
+        self.http_client_sent_bytes
+            .observe([labels[0], labels[1], ""], sizes.sent as f64);
+        self.http_client_completed_count.add(labels, 1);
+        self.http_client_roundtrip_latency
+            .observe(labels, millis(elapsed));
+        self.http_client_received_bytes
+            .observe([], sizes.received as f64);
+    }
+
+    /// A call of our gRPC API has ended. `code` is the code's name.
+    pub fn grpc_server(&self, method: &str, code: &str, sizes: Option<Sizes>, elapsed: Duration) {
+        if !self.settings.enabled {
+            return;
+        }
+        if let Some(sizes) = sizes {
+            self.grpc_server_received_bytes
+                .observe([method], sizes.received as f64);
+            self.grpc_server_sent_bytes
+                .observe([method], sizes.sent as f64);
+        }
+        self.grpc_server_completed.add([method, code], 1);
+        self.grpc_server_latency
+            .observe([method, code], millis(elapsed));
+    }
+
+    /// A gRPC call to the app or from a peer to our app has ended.
+    pub fn grpc_client(&self, method: &str, code: &str, sizes: Option<Sizes>, elapsed: Duration) {
+        if !self.settings.enabled {
+            return;
+        }
+        if let Some(sizes) = sizes {
+            self.grpc_client_received_bytes
+                .observe([method], sizes.received as f64);
+            self.grpc_client_sent_bytes
+                .observe([method], sizes.sent as f64);
+        }
+        self.grpc_client_completed.add([method, code], 1);
+        self.grpc_client_latency
+            .observe([method, code], millis(elapsed));
+    }
+
+    fn verb<'a>(&self, method: &'a str) -> &'a str {
+        match method {
+            _ if self.settings.exclude_verbs => "",
+            "GET" | "PUT" | "POST" | "PATCH" | "DELETE" | "HEAD" | "OPTIONS" | "CONNECT"
+            | "TRACE" => method,
+            _ => "UNKNOWN",
+        }
+    }
+
     /// Counts an error that was told to a caller.
     pub fn error(&self, code: &str, category: &str) {
         if self.settings.error_codes {
             self.error_code.add([code, category], 1);
         }
     }
+}
+
+/// Bytes of a message and of its answer.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Sizes {
+    pub received: u64,
+    pub sent: u64,
+}
+
+/// Latencies are recorded in whole milliseconds, as Dapr does; most calls count as zero.
+fn millis(elapsed: Duration) -> f64 {
+    elapsed.as_millis() as f64
 }
 
 impl std::fmt::Debug for Metrics {
@@ -213,20 +324,56 @@ impl std::fmt::Debug for Metrics {
 fn process(out: &mut String) {
     use std::fmt::Write as _;
     let mut metric = |name: &str, kind: &str, help: &str, value: f64| {
-        writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {}", outrigger_core::json::go_float(value)).ok();
+        writeln!(
+            out,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {}",
+            outrigger_core::json::go_float(value)
+        )
+        .ok();
     };
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        metric("go_goroutines", "gauge", "Number of tasks that currently exist.", runtime.metrics().num_alive_tasks() as f64);
+        metric(
+            "go_goroutines",
+            "gauge",
+            "Number of tasks that currently exist.",
+            runtime.metrics().num_alive_tasks() as f64,
+        );
     }
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // Behind the command's name in brackets: state, then numbers.
-    let fields: Vec<f64> = stat.rsplit(") ").next().unwrap_or_default().split(' ').map(|field| field.parse().unwrap_or(0.0)).collect();
+    let fields: Vec<f64> = stat
+        .rsplit(") ")
+        .next()
+        .unwrap_or_default()
+        .split(' ')
+        .map(|field| field.parse().unwrap_or(0.0))
+        .collect();
     let field = |place: usize| fields.get(place).copied().unwrap_or(0.0);
-    metric("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.", (field(11) + field(12)) / 100.0);
-    metric("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", field(21) * 4096.0);
-    metric("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", field(20));
+    metric(
+        "process_cpu_seconds_total",
+        "counter",
+        "Total user and system CPU time spent in seconds.",
+        (field(11) + field(12)) / 100.0,
+    );
+    metric(
+        "process_resident_memory_bytes",
+        "gauge",
+        "Resident memory size in bytes.",
+        field(21) * 4096.0,
+    );
+    metric(
+        "process_virtual_memory_bytes",
+        "gauge",
+        "Virtual memory size in bytes.",
+        field(20),
+    );
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        metric("process_open_fds", "gauge", "Number of open file descriptors.", files.count() as f64);
+        metric(
+            "process_open_fds",
+            "gauge",
+            "Number of open file descriptors.",
+            files.count() as f64,
+        );
     }
 }
 
@@ -238,9 +385,18 @@ mod tests {
     fn every_name_is_legal_and_ours_are_marked() {
         let mut seen = std::collections::HashSet::new();
         for (name, _, labels) in Metrics::catalogue() {
-            assert!(name.starts_with("dapr_") || name.starts_with("outrigger_"), "{name}");
+            assert!(
+                name.starts_with("dapr_") || name.starts_with("outrigger_"),
+                "{name}"
+            );
             assert!(seen.insert(name), "{name} twice");
-            assert!(labels.iter().chain([&name]).all(|text| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')), "{name}");
+            assert!(
+                labels
+                    .iter()
+                    .chain([&name])
+                    .all(|text| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')),
+                "{name}"
+            );
         }
     }
 

@@ -65,14 +65,36 @@ impl Equivalent<Values> for Borrowed<'_> {
 }
 
 impl<M> Family<M> {
-    pub(crate) fn new(name: &str, help: &'static str, labels: &'static [&'static str], rules: &[Rule]) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        help: &'static str,
+        labels: &'static [&'static str],
+        rules: &[Rule],
+    ) -> Self {
         let own = rules.iter().filter(|rule| rule.metric == name);
-        let rules = own.filter_map(|rule| Some((labels.iter().position(|label| *label == rule.label)?, rule.patterns.clone()))).collect();
-        Self { name: name.to_owned(), help, labels, rules, remembered: RwLock::default(), series: Mutex::default() }
+        let rules = own
+            .filter_map(|rule| {
+                Some((
+                    labels.iter().position(|label| *label == rule.label)?,
+                    rule.patterns.clone(),
+                ))
+            })
+            .collect();
+        Self {
+            name: name.to_owned(),
+            help,
+            labels,
+            rules,
+            remembered: RwLock::default(),
+            series: Mutex::default(),
+        }
     }
 
     pub(crate) fn with(&self, values: &[&str], make: impl FnOnce() -> M) -> Arc<M> {
-        let remembered = self.remembered.read().unwrap_or_else(PoisonError::into_inner);
+        let remembered = self
+            .remembered
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(metric) = remembered.get(&Borrowed(values)) {
             return metric.clone();
         }
@@ -80,15 +102,28 @@ impl<M> Family<M> {
         let mut named: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
         for (place, patterns) in &self.rules {
             if let Some(value) = named.get_mut(*place)
-                && let Some((replacement, _)) = patterns.iter().find(|(_, pattern)| pattern.is_match(value))
+                && let Some((replacement, _)) =
+                    patterns.iter().find(|(_, pattern)| pattern.is_match(value))
             {
                 value.clone_from(replacement);
             }
         }
-        let metric = self.series.lock().unwrap_or_else(PoisonError::into_inner).entry(named).or_insert_with(|| Arc::new(make())).clone();
-        let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
+        let metric = self
+            .series
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(named)
+            .or_insert_with(|| Arc::new(make()))
+            .clone();
+        let mut remembered = self
+            .remembered
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         if remembered.len() < REMEMBERED {
-            remembered.insert(Values(values.iter().map(|value| (*value).into()).collect()), metric.clone());
+            remembered.insert(
+                Values(values.iter().map(|value| (*value).into()).collect()),
+                metric.clone(),
+            );
         }
         metric
     }
@@ -103,18 +138,36 @@ impl<M> Family<M> {
     }
 
     fn header(&self, out: &mut String, kind: &str) {
-        writeln!(out, "# HELP {} {}\n# TYPE {} {kind}", self.name, self.help, self.name).ok();
+        writeln!(
+            out,
+            "# HELP {} {}\n# TYPE {} {kind}",
+            self.name, self.help, self.name
+        )
+        .ok();
     }
 
     fn is_empty(&self) -> bool {
-        self.series.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.series
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
-    fn labels(&self, out: &mut String, app_id: &str, values: &[String], extra: Option<(&str, &str)>) {
+    fn labels(
+        &self,
+        out: &mut String,
+        app_id: &str,
+        values: &[String],
+        extra: Option<(&str, &str)>,
+    ) {
         out.push_str("{app_id=\"");
         escape(out, app_id);
         out.push('"');
-        let own = self.labels.iter().copied().zip(values.iter().map(String::as_str));
+        let own = self
+            .labels
+            .iter()
+            .copied()
+            .zip(values.iter().map(String::as_str));
         for (name, value) in own.chain(extra) {
             write!(out, ",{name}=\"").ok();
             escape(out, value);
@@ -185,29 +238,48 @@ impl Distribution {
 impl Buckets {
     fn new(bounds: Arc<[f64]>) -> Self {
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { bounds, counts, sum: AtomicU64::new(0) }
+        Self {
+            bounds,
+            counts,
+            sum: AtomicU64::new(0),
+        }
     }
 
     fn observe(&self, value: f64) {
         // A bucket holds what is below or at its bound; most observations fall into the first ones.
-        let place = self.bounds.iter().position(|bound| value <= *bound).unwrap_or(self.bounds.len());
+        let place = self
+            .bounds
+            .iter()
+            .position(|bound| value <= *bound)
+            .unwrap_or(self.bounds.len());
         if let Some(count) = self.counts.get(place) {
             count.fetch_add(1, Ordering::Relaxed);
         }
         if value != 0.0 {
             let add = |bits| Some((f64::from_bits(bits) + value).to_bits());
-            self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok();
+            self.sum
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+                .ok();
         }
     }
 }
 
 impl<const N: usize> Counter<N> {
-    pub(crate) fn new(name: &str, help: &'static str, labels: &'static [&'static str; N], rules: &[Rule]) -> Self {
-        Self { family: Family::new(name, help, labels, rules) }
+    pub(crate) fn new(
+        name: &str,
+        help: &'static str,
+        labels: &'static [&'static str; N],
+        rules: &[Rule],
+    ) -> Self {
+        Self {
+            family: Family::new(name, help, labels, rules),
+        }
     }
 
     pub fn add(&self, values: [&str; N], count: u64) {
-        self.family.with(&values, || AtomicU64::new(0)).fetch_add(count, Ordering::Relaxed);
+        self.family
+            .with(&values, || AtomicU64::new(0))
+            .fetch_add(count, Ordering::Relaxed);
     }
 
     pub fn series(&self, values: [&str; N]) -> Count {
@@ -216,26 +288,49 @@ impl<const N: usize> Counter<N> {
 }
 
 impl<const N: usize> Gauge<N> {
-    pub(crate) fn new(name: &str, help: &'static str, labels: &'static [&'static str; N], rules: &[Rule]) -> Self {
-        Self { family: Family::new(name, help, labels, rules) }
+    pub(crate) fn new(
+        name: &str,
+        help: &'static str,
+        labels: &'static [&'static str; N],
+        rules: &[Rule],
+    ) -> Self {
+        Self {
+            family: Family::new(name, help, labels, rules),
+        }
     }
 
     pub fn set(&self, values: [&str; N], value: f64) {
-        self.family.with(&values, || AtomicU64::new(0)).store(value.to_bits(), Ordering::Relaxed);
+        self.family
+            .with(&values, || AtomicU64::new(0))
+            .store(value.to_bits(), Ordering::Relaxed);
     }
 }
 
 impl<const N: usize> Histogram<N> {
-    pub(crate) fn new(name: &str, help: &'static str, labels: &'static [&'static str; N], rules: &[Rule], bounds: &Arc<[f64]>) -> Self {
-        Self { family: Family::new(name, help, labels, rules), bounds: bounds.clone() }
+    pub(crate) fn new(
+        name: &str,
+        help: &'static str,
+        labels: &'static [&'static str; N],
+        rules: &[Rule],
+        bounds: &Arc<[f64]>,
+    ) -> Self {
+        Self {
+            family: Family::new(name, help, labels, rules),
+            bounds: bounds.clone(),
+        }
     }
 
     pub fn observe(&self, values: [&str; N], value: f64) {
-        self.family.with(&values, || Buckets::new(self.bounds.clone())).observe(value);
+        self.family
+            .with(&values, || Buckets::new(self.bounds.clone()))
+            .observe(value);
     }
 
     pub fn series(&self, values: [&str; N]) -> Distribution {
-        Distribution(self.family.with(&values, || Buckets::new(self.bounds.clone())))
+        Distribution(
+            self.family
+                .with(&values, || Buckets::new(self.bounds.clone())),
+        )
     }
 }
 
@@ -267,7 +362,12 @@ impl<const N: usize> Expose for Gauge<N> {
         self.family.each(|values, value| {
             out.push_str(&self.family.name);
             self.family.labels(out, app_id, values, None);
-            writeln!(out, "{}", go_float(f64::from_bits(value.load(Ordering::Relaxed)))).ok();
+            writeln!(
+                out,
+                "{}",
+                go_float(f64::from_bits(value.load(Ordering::Relaxed)))
+            )
+            .ok();
         });
     }
 }
@@ -280,10 +380,17 @@ impl<const N: usize> Expose for Histogram<N> {
         self.family.header(out, "histogram");
         self.family.each(|values, buckets| {
             let mut total = 0;
-            for (bound, count) in buckets.bounds.iter().map(|bound| go_float(*bound)).chain(["+Inf".to_owned()]).zip(&buckets.counts) {
+            for (bound, count) in buckets
+                .bounds
+                .iter()
+                .map(|bound| go_float(*bound))
+                .chain(["+Inf".to_owned()])
+                .zip(&buckets.counts)
+            {
                 total += count.load(Ordering::Relaxed);
                 write!(out, "{}_bucket", self.family.name).ok();
-                self.family.labels(out, app_id, values, Some(("le", &bound)));
+                self.family
+                    .labels(out, app_id, values, Some(("le", &bound)));
                 writeln!(out, "{total}").ok();
             }
             let sum = f64::from_bits(buckets.sum.load(Ordering::Relaxed));
@@ -311,7 +418,10 @@ mod tests {
         let counter = Counter::new("dapr_x_count", "help", &["k"], &[]);
         assert_eq!(text(&counter), "");
         counter.add(["v\"1"], 2_000_000);
-        assert_eq!(text(&counter), "# HELP dapr_x_count help\n# TYPE dapr_x_count counter\ndapr_x_count{app_id=\"a\",k=\"v\\\"1\"} 2e+06\n");
+        assert_eq!(
+            text(&counter),
+            "# HELP dapr_x_count help\n# TYPE dapr_x_count counter\ndapr_x_count{app_id=\"a\",k=\"v\\\"1\"} 2e+06\n"
+        );
     }
 
     #[test]
@@ -321,14 +431,24 @@ mod tests {
         histogram.observe([], 5.0);
         histogram.observe([], 2e6);
         let text = text(&histogram);
-        for line in ["h_bucket{app_id=\"a\",le=\"1\"} 1", "h_bucket{app_id=\"a\",le=\"1.048576e+06\"} 2", "h_bucket{app_id=\"a\",le=\"+Inf\"} 3", "h_sum{app_id=\"a\"} 2.000005e+06", "h_count{app_id=\"a\"} 3"] {
+        for line in [
+            "h_bucket{app_id=\"a\",le=\"1\"} 1",
+            "h_bucket{app_id=\"a\",le=\"1.048576e+06\"} 2",
+            "h_bucket{app_id=\"a\",le=\"+Inf\"} 3",
+            "h_sum{app_id=\"a\"} 2.000005e+06",
+            "h_count{app_id=\"a\"} 3",
+        ] {
             assert!(text.contains(line), "{line} in {text}");
         }
     }
 
     #[test]
     fn a_rule_joins_series() {
-        let rule = Rule { metric: "m".into(), label: "path".into(), patterns: vec![("STATE".into(), Regex::new("/v1.0/state/.+").unwrap())] };
+        let rule = Rule {
+            metric: "m".into(),
+            label: "path".into(),
+            patterns: vec![("STATE".into(), Regex::new("/v1.0/state/.+").unwrap())],
+        };
         let counter = Counter::new("m", "help", &["path"], &[rule]);
         counter.add(["/v1.0/state/a"], 1);
         counter.add(["/v1.0/state/b"], 1);

@@ -4,6 +4,7 @@
 //! is passed on unchanged, none is invented), *active* (an exporter: every request is a span of its own). Attributes are
 //! computed only for spans that are sampled.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,7 +32,7 @@ pub struct Finished {
     pub kind: Kind,
     pub start_nanos: u64,
     pub end_nanos: u64,
-    pub attributes: Vec<(&'static str, String)>,
+    pub attributes: Vec<(Cow<'static, str>, String)>,
     /// Set for a failure.
     pub error: Option<String>,
 }
@@ -75,14 +76,28 @@ impl Tracer {
     }
 
     pub fn passive() -> Self {
-        Self { mode: Mode::Passive }
+        Self {
+            mode: Mode::Passive,
+        }
     }
 
     /// Samples this share of the traces that begin here; others follow their parent. Returns the queue to export from.
     pub fn active(rate: f64) -> (Self, mpsc::Receiver<Finished>) {
         let (finished, queue) = mpsc::channel(QUEUE);
-        let threshold = if rate >= 1.0 { u64::MAX } else { (rate.max(0.0) * (u64::MAX as f64)) as u64 };
-        (Self { mode: Mode::Active(Arc::new(Active { threshold, finished })) }, queue)
+        let threshold = if rate >= 1.0 {
+            u64::MAX
+        } else {
+            (rate.max(0.0) * (u64::MAX as f64)) as u64
+        };
+        (
+            Self {
+                mode: Mode::Active(Arc::new(Active {
+                    threshold,
+                    finished,
+                })),
+            },
+            queue,
+        )
     }
 
     pub fn is_on(&self) -> bool {
@@ -94,15 +109,28 @@ impl Tracer {
     }
 
     /// Begins a span below `parent`, or a trace of its own. `name` is asked for only if the span is recorded.
-    pub fn start(&self, parent: Option<&TraceContext>, kind: Kind, name: impl FnOnce() -> String) -> Span {
+    pub fn start(
+        &self,
+        parent: Option<&TraceContext>,
+        kind: Kind,
+        name: impl FnOnce() -> String,
+    ) -> Span {
         let Mode::Active(active) = &self.mode else {
-            return Span { context: parent.cloned().unwrap_or_default(), recording: None };
+            return Span {
+                context: parent.cloned().unwrap_or_default(),
+                recording: None,
+            };
         };
         let context = match parent {
             Some(parent) => parent.child(),
             None => {
                 let mut root = TraceContext::root(false);
-                let low = root.trace_id.iter().rev().take(8).fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+                let low = root
+                    .trace_id
+                    .iter()
+                    .rev()
+                    .take(8)
+                    .fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
                 root.flags = u8::from(low <= active.threshold && active.threshold > 0);
                 root
             }
@@ -118,7 +146,10 @@ impl Tracer {
                 attributes: Vec::new(),
                 error: None,
             };
-            Box::new(Recording { span, active: active.clone() })
+            Box::new(Recording {
+                span,
+                active: active.clone(),
+            })
         });
         Span { context, recording }
     }
@@ -127,7 +158,10 @@ impl Tracer {
 impl Span {
     /// A context that is passed on as it came.
     pub fn passing(context: TraceContext) -> Self {
-        Self { context, recording: None }
+        Self {
+            context,
+            recording: None,
+        }
     }
 
     /// What goes out to whoever is called next.
@@ -147,7 +181,20 @@ impl Span {
 
     pub fn attribute(&mut self, name: &'static str, value: impl FnOnce() -> String) {
         if let Some(recording) = &mut self.recording {
-            recording.span.attributes.push((name, value()));
+            recording
+                .span
+                .attributes
+                .push((Cow::Borrowed(name), value()));
+        }
+    }
+
+    /// An attribute that is named like a field of the request.
+    pub fn copied(&mut self, name: &str, value: String) {
+        if let Some(recording) = &mut self.recording {
+            recording
+                .span
+                .attributes
+                .push((Cow::Owned(name.to_owned()), value));
         }
     }
 
@@ -167,7 +214,11 @@ impl Span {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        })
 }
 
 #[cfg(test)]
@@ -181,8 +232,18 @@ mod tests {
     #[test]
     fn without_an_exporter_a_context_passes_unchanged() {
         let came = parent(true);
-        assert_eq!(Tracer::passive().start(Some(&came), Kind::Client, String::new).context(), &came);
-        assert!(!Tracer::passive().start(None, Kind::Client, String::new).context().is_valid());
+        assert_eq!(
+            Tracer::passive()
+                .start(Some(&came), Kind::Client, String::new)
+                .context(),
+            &came
+        );
+        assert!(
+            !Tracer::passive()
+                .start(None, Kind::Client, String::new)
+                .context()
+                .is_valid()
+        );
     }
 
     #[test]
@@ -195,9 +256,19 @@ mod tests {
         span.attribute("dapr.api", || "GET /".into());
         span.finish();
         let finished = queue.try_recv().unwrap();
-        assert_eq!((finished.name.as_str(), finished.parent), ("x", Some(came.span_id)));
-        assert!(!tracer.start(Some(&parent(false)), Kind::Server, String::new).is_recording());
-        assert!(!tracer.start(None, Kind::Server, String::new).is_recording(), "nothing that begins here is sampled");
+        assert_eq!(
+            (finished.name.as_str(), finished.parent),
+            ("x", Some(came.span_id))
+        );
+        assert!(
+            !tracer
+                .start(Some(&parent(false)), Kind::Server, String::new)
+                .is_recording()
+        );
+        assert!(
+            !tracer.start(None, Kind::Server, String::new).is_recording(),
+            "nothing that begins here is sampled"
+        );
     }
 
     #[test]

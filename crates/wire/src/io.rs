@@ -29,12 +29,20 @@ pub struct Target {
 
 impl Target {
     pub fn plain(host: impl Into<String>, port: u16) -> Self {
-        Self { host: host.into(), port, tls: None }
+        Self {
+            host: host.into(),
+            port,
+            tls: None,
+        }
     }
 
     /// `host:port`, with brackets around an IPv6 address.
     pub fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// Opens a connection: resolves the name anew and tries every address.
@@ -43,16 +51,23 @@ impl Target {
     /// In the words of Go's dialer, which Dapr's users find in error texts.
     pub async fn connect(&self, limit: Duration) -> io::Result<Connected> {
         let attempt = async {
-            let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| self.dial_error(&error))?;
+            let stream = TcpStream::connect((self.host.as_str(), self.port))
+                .await
+                .map_err(|error| self.dial_error(&error))?;
             stream.set_nodelay(true)?;
             match &self.tls {
                 None => Ok(Connected::Tcp(stream)),
-                Some(tls) => Ok(Connected::Tls(Box::new(tls.handshake(&self.host, stream).await?))),
+                Some(tls) => Ok(Connected::Tls(Box::new(
+                    tls.handshake(&self.host, stream).await?,
+                ))),
             }
         };
         match tokio::time::timeout(limit, attempt).await {
             Ok(connected) => connected,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("dial tcp {}: i/o timeout", self.authority()))),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("dial tcp {}: i/o timeout", self.authority()),
+            )),
         }
     }
 
@@ -62,10 +77,18 @@ impl Target {
             io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
             io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
             io::ErrorKind::TimedOut => "i/o timeout".to_owned(),
-            _ if error.raw_os_error().is_none() => return io::Error::new(error.kind(), format!("dial tcp: lookup {}: no such host", self.host)),
+            _ if error.raw_os_error().is_none() => {
+                return io::Error::new(
+                    error.kind(),
+                    format!("dial tcp: lookup {}: no such host", self.host),
+                );
+            }
             _ => error.to_string(),
         };
-        io::Error::new(error.kind(), format!("dial tcp {}: {why}", self.authority()))
+        io::Error::new(
+            error.kind(),
+            format!("dial tcp {}: {why}", self.authority()),
+        )
     }
 }
 
@@ -89,7 +112,11 @@ impl Connected {
 }
 
 impl AsyncRead for Connected {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -99,7 +126,11 @@ impl AsyncRead for Connected {
 }
 
 impl AsyncWrite for Connected {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
@@ -107,7 +138,11 @@ impl AsyncWrite for Connected {
         }
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
@@ -154,7 +189,11 @@ impl Rewind {
 }
 
 impl AsyncRead for Rewind {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.first.is_empty() {
             return Pin::new(&mut self.inner).poll_read(context, buffer);
         }
@@ -166,11 +205,19 @@ impl AsyncRead for Rewind {
 }
 
 impl AsyncWrite for Rewind {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write_vectored(context, slices)
     }
 

@@ -31,7 +31,9 @@ pub async fn bind_tcp(address: SocketAddr, patience: Duration) -> io::Result<Lis
     loop {
         match listen_tcp(address) {
             Ok(listener) => return Ok(Listener::Tcp(listener)),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < patience => {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < patience =>
+            {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             Err(error) => return Err(error),
@@ -40,7 +42,11 @@ pub async fn bind_tcp(address: SocketAddr, patience: Duration) -> io::Result<Lis
 }
 
 fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     // An unspecified IPv6 address takes IPv4 along, as Go's listener does.
     if address.is_ipv6() {
@@ -111,7 +117,13 @@ where
             Ok((connection, peer)) => {
                 connections.spawn_future("connection", serve(connection, peer));
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::Interrupted
+                ) => {}
             Err(error) => {
                 tracing::warn!(error = %error, "cannot accept connections, trying again");
                 tokio::time::sleep(Duration::from_millis(50)).await;

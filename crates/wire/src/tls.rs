@@ -40,55 +40,92 @@ impl std::error::Error for TlsError {}
 
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    PROVIDER.get_or_init(|| Arc::new(ring::default_provider())).clone()
+    PROVIDER
+        .get_or_init(|| Arc::new(ring::default_provider()))
+        .clone()
 }
 
 impl ClientTls {
     /// Trusts any certificate: for the app on our own machine, whose self-signed certificate nobody could check.
     pub fn trusting(protocols: &[&[u8]]) -> Result<Self, TlsError> {
-        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(wrong)?;
-        let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone)).with_no_client_auth();
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(wrong)?;
+        let mut config = builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self {
+            config: Arc::new(config),
+        })
     }
 
     /// Trusts the system's authorities, or `root` alone where it is given; `identity` is a certificate chain and its key.
     ///
     /// # Errors
     /// When a PEM text cannot be used.
-    pub fn verifying(root: Option<&str>, identity: Option<(&str, &str)>, protocols: &[&[u8]]) -> Result<Self, TlsError> {
+    pub fn verifying(
+        root: Option<&str>,
+        identity: Option<(&str, &str)>,
+        protocols: &[&[u8]],
+    ) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         match root {
             Some(pem) => {
                 for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                    roots.add(certificate.map_err(|_| TlsError("the root certificate is no PEM block".to_owned()))?).map_err(wrong)?;
+                    roots
+                        .add(certificate.map_err(|_| {
+                            TlsError("the root certificate is no PEM block".to_owned())
+                        })?)
+                        .map_err(wrong)?;
                 }
                 if roots.is_empty() {
-                    return Err(TlsError("the root certificate holds no PEM block".to_owned()));
+                    return Err(TlsError(
+                        "the root certificate holds no PEM block".to_owned(),
+                    ));
                 }
             }
             None => {
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             }
         }
-        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(wrong)?;
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(wrong)?;
         let builder = builder.with_root_certificates(roots);
         let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
-                let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
-                let chain = chain.map_err(|_| TlsError("the client certificate is no PEM block".to_owned()))?;
-                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| TlsError("the private key is no PEM block".to_owned()))?;
+                let chain: Result<Vec<_>, _> =
+                    CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
+                let chain = chain
+                    .map_err(|_| TlsError("the client certificate is no PEM block".to_owned()))?;
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+                    .map_err(|_| TlsError("the private key is no PEM block".to_owned()))?;
                 builder.with_client_auth_cert(chain, key).map_err(wrong)?
             }
         };
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self {
+            config: Arc::new(config),
+        })
     }
 
-    pub(crate) async fn handshake(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{host} is no server name")))?;
-        TlsConnector::from(self.config.clone()).connect(name, stream).await
+    pub(crate) async fn handshake(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{host} is no server name"),
+            )
+        })?;
+        TlsConnector::from(self.config.clone())
+            .connect(name, stream)
+            .await
     }
 }
 
@@ -112,15 +149,37 @@ impl ServerCertVerifier for Anyone {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &provider().signature_verification_algorithms,
+        )
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &provider().signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

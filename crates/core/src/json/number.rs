@@ -62,9 +62,7 @@ pub fn go_default_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Bool(value) => Some(value.to_string()),
-        Value::Number(text) => {
-            Some(go_float(text.parse().ok()?))
-        }
+        Value::Number(text) => Some(go_float(text.parse().ok()?)),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
@@ -72,11 +70,25 @@ pub fn go_default_text(value: &Value) -> Option<String> {
 /// A number in Go's general form: shortest digits, with an exponent below 1e-4 and from a million on.
 pub fn go_float(number: f64) -> String {
     if !number.is_finite() {
-        return if number.is_nan() { "NaN" } else if number > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
+        return if number.is_nan() {
+            "NaN"
+        } else if number > 0.0 {
+            "+Inf"
+        } else {
+            "-Inf"
+        }
+        .to_owned();
     }
     let shortest = format!("{number:e}");
-    let exponent = shortest.split_once('e').and_then(|(_, e)| e.parse::<i32>().ok()).unwrap_or(0);
-    if (-4..6).contains(&exponent) { format!("{number}") } else { scientific(number, 2) }
+    let exponent = shortest
+        .split_once('e')
+        .and_then(|(_, e)| e.parse::<i32>().ok())
+        .unwrap_or(0);
+    if (-4..6).contains(&exponent) {
+        format!("{number}")
+    } else {
+        scientific(number, 2)
+    }
 }
 
 #[cfg(test)]

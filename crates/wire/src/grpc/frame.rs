@@ -11,7 +11,7 @@ use outrigger_proto::Message;
 use super::Status;
 
 /// Flag and length.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 /// A message with its prefix, ready to be sent.
 pub fn encode(message: &impl Message) -> Bytes {
@@ -34,7 +34,10 @@ pub fn framed(message: &[u8]) -> Bytes {
 
 #[derive(Debug)]
 pub enum FrameError {
-    TooLarge { length: usize, limit: usize },
+    TooLarge {
+        length: usize,
+        limit: usize,
+    },
     Compressed,
     /// The stream ended inside a message.
     Cut,
@@ -45,15 +48,26 @@ impl FrameError {
     /// As Go's gRPC puts it.
     pub fn to_status(&self) -> Status {
         match self {
-            Self::TooLarge { length, limit } => {
-                Status::new(GrpcCode::ResourceExhausted, format!("grpc: received message larger than max ({length} vs. {limit})"))
+            Self::TooLarge { length, limit } => Status::new(
+                GrpcCode::ResourceExhausted,
+                format!("grpc: received message larger than max ({length} vs. {limit})"),
+            ),
+            Self::Compressed => {
+                Status::unimplemented("grpc: compressed flag set with identity or empty encoding")
             }
-            Self::Compressed => Status::unimplemented("grpc: compressed flag set with identity or empty encoding"),
             Self::Cut => Status::internal("unexpected EOF"),
             Self::Stream(error) => match error.reason() {
-                Some(h2::Reason::CANCEL) => Status::new(GrpcCode::Cancelled, "context canceled".to_owned()),
-                Some(h2::Reason::REFUSED_STREAM) => Status::unavailable(format!("stream terminated by RST_STREAM with error code: {}", h2::Reason::REFUSED_STREAM.description())),
-                Some(reason) => Status::internal(format!("stream terminated by RST_STREAM with error code: {}", reason.description())),
+                Some(h2::Reason::CANCEL) => {
+                    Status::new(GrpcCode::Cancelled, "context canceled".to_owned())
+                }
+                Some(h2::Reason::REFUSED_STREAM) => Status::unavailable(format!(
+                    "stream terminated by RST_STREAM with error code: {}",
+                    h2::Reason::REFUSED_STREAM.description()
+                )),
+                Some(reason) => Status::internal(format!(
+                    "stream terminated by RST_STREAM with error code: {}",
+                    reason.description()
+                )),
                 None => Status::unavailable(format!("error reading from server: {error}")),
             },
         }
@@ -85,7 +99,10 @@ enum Held {
 
 impl MessageReader {
     pub fn new(limit: usize) -> Self {
-        Self { held: Held::Whole(Bytes::new()), limit }
+        Self {
+            held: Held::Whole(Bytes::new()),
+            limit,
+        }
     }
 
     /// The next whole message among the bytes so far.
@@ -97,14 +114,19 @@ impl MessageReader {
             Held::Whole(bytes) => bytes,
             Held::Gathered(bytes) => bytes,
         };
-        let Some((prefix, rest)) = held.split_first_chunk::<PREFIX>() else { return Ok(None) };
+        let Some((prefix, rest)) = held.split_first_chunk::<PREFIX>() else {
+            return Ok(None);
+        };
         let [flag, a, b, c, d] = *prefix;
         if flag != 0 {
             return Err(FrameError::Compressed);
         }
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         if length > self.limit {
-            return Err(FrameError::TooLarge { length, limit: self.limit });
+            return Err(FrameError::TooLarge {
+                length,
+                limit: self.limit,
+            });
         }
         if rest.len() < length {
             return Ok(None);
@@ -140,8 +162,15 @@ impl MessageReader {
 
     /// Room for the message that has begun, within reason.
     fn expected(&self, held: &[u8], more: usize) -> usize {
-        let announced = held.split_first_chunk::<PREFIX>().map_or(0, |([_, a, b, c, d], _)| u32::from_be_bytes([*a, *b, *c, *d]) as usize + PREFIX);
-        announced.min(self.limit).min(1 << 20).max(held.len() + more)
+        let announced = held
+            .split_first_chunk::<PREFIX>()
+            .map_or(0, |([_, a, b, c, d], _)| {
+                u32::from_be_bytes([*a, *b, *c, *d]) as usize + PREFIX
+            });
+        announced
+            .min(self.limit)
+            .min(1 << 20)
+            .max(held.len() + more)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -161,7 +190,10 @@ pub struct Messages {
 
 impl Messages {
     pub fn new(stream: RecvStream, limit: usize) -> Self {
-        Self { stream, reader: MessageReader::new(limit) }
+        Self {
+            stream,
+            reader: MessageReader::new(limit),
+        }
     }
 
     /// The next message; `None` at the end.
@@ -172,14 +204,20 @@ impl Messages {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, FrameError>> {
+    pub fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, FrameError>> {
         loop {
             if let Some(message) = self.reader.next()? {
                 return Poll::Ready(Ok(Some(message)));
             }
             match std::task::ready!(self.stream.poll_data(context)) {
                 Some(Ok(frame)) => {
-                    self.stream.flow_control().release_capacity(frame.len()).ok();
+                    self.stream
+                        .flow_control()
+                        .release_capacity(frame.len())
+                        .ok();
                     self.reader.push(frame);
                 }
                 Some(Err(error)) => return Poll::Ready(Err(FrameError::Stream(error))),
@@ -197,7 +235,10 @@ impl Messages {
         std::future::poll_fn(|context| self.stream.poll_trailers(context)).await
     }
 
-    pub fn poll_trailers(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<http::HeaderMap>, h2::Error>> {
+    pub fn poll_trailers(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<http::HeaderMap>, h2::Error>> {
         self.stream.poll_trailers(context)
     }
 
@@ -230,7 +271,10 @@ mod tests {
     fn oversized_and_compressed_messages_are_refused() {
         let mut reader = MessageReader::new(3);
         reader.push(framed(b"hello"));
-        assert_eq!(reader.next().unwrap_err().to_string(), "grpc: received message larger than max (5 vs. 3)");
+        assert_eq!(
+            reader.next().unwrap_err().to_string(),
+            "grpc: received message larger than max (5 vs. 3)"
+        );
         let mut reader = MessageReader::new(3);
         reader.push(Bytes::from_static(&[1, 0, 0, 0, 0]));
         assert!(matches!(reader.next(), Err(FrameError::Compressed)));

@@ -5,10 +5,12 @@
 
 mod client;
 mod frame;
+mod relay;
 mod server;
 mod status;
 
 pub use client::{Call, CallError, Channel, Replies};
 pub use frame::{FrameError, MessageReader, Messages, encode, framed};
+pub use relay::{Ended, relay};
 pub use server::{Exchange, Gone, Reply, ServerSettings, decode, serve};
 pub use status::{Status, is_reserved, percent_decode};

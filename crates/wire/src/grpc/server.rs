@@ -1,6 +1,7 @@
 //! The server side: one [`Exchange`] per call.
 
 use std::future::Future;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -22,15 +23,28 @@ pub struct ServerSettings {
 }
 
 /// Serves a connection until it ends. `stop` lets running calls finish and refuses new ones.
-pub async fn serve<S, H, F>(io: S, settings: ServerSettings, stop: &Stop, streams: &Scope, handler: H)
-where
+pub async fn serve<S, H, F>(
+    io: S,
+    settings: ServerSettings,
+    stop: &Stop,
+    streams: &Scope,
+    handler: H,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Exchange) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     let exchange = |request: Request<RecvStream>, respond| {
         let (parts, stream) = request.into_parts();
-        handler(Exchange { head: parts, messages: Messages::new(stream, settings.max_message), reply: Reply { respond, stream: None }, settings })
+        handler(Exchange {
+            head: parts,
+            messages: Messages::new(stream, settings.max_message),
+            reply: Reply {
+                respond,
+                stream: None,
+            },
+            settings,
+        })
     };
     http2::run(io, settings.http2, stop, streams, exchange).await;
 }
@@ -46,7 +60,7 @@ pub struct Exchange {
 /// The way back to the caller: headers once, messages, then the status.
 pub struct Reply {
     respond: SendResponse<Bytes>,
-    stream: Option<SendStream<Bytes>>,
+    pub(super) stream: Option<SendStream<Bytes>>,
 }
 
 /// The caller is gone.
@@ -66,7 +80,11 @@ impl Exchange {
     pub async fn request<M: Message + Default>(&mut self) -> Result<M, Status> {
         let bytes = match self.messages.next().await {
             Ok(Some(bytes)) => bytes,
-            Ok(None) => return Err(Status::internal("cardinality violation: received no request message from non-client-streaming RPC")),
+            Ok(None) => {
+                return Err(Status::internal(
+                    "cardinality violation: received no request message from non-client-streaming RPC",
+                ));
+            }
             Err(error) => return Err(error.to_status()),
         };
         decode(bytes)
@@ -74,7 +92,8 @@ impl Exchange {
 
     /// Answers with one message.
     pub fn answer(mut self, headers: HeaderMap, message: &impl Message) {
-        self.reply.unary(headers, frame::encode(message), &Status::ok());
+        self.reply
+            .unary(headers, frame::encode(message), &Status::ok());
     }
 
     /// Ends the call with a status and nothing else.
@@ -93,7 +112,11 @@ impl Exchange {
 /// # Errors
 /// Go's words for bytes that are no such message.
 pub fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
-    M::decode(bytes).map_err(|_| Status::internal("grpc: error unmarshalling request: proto: cannot parse invalid wire-format data"))
+    M::decode(bytes).map_err(|_| {
+        Status::internal(
+            "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data",
+        )
+    })
 }
 
 impl Reply {
@@ -117,10 +140,32 @@ impl Reply {
         if self.stream.is_none() {
             let mut response = Response::new(());
             *response.headers_mut() = headers;
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            self.stream = Some(self.respond.send_response(response, false).map_err(|_| Gone)?);
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            self.stream = Some(
+                self.respond
+                    .send_response(response, false)
+                    .map_err(|_| Gone)?,
+            );
         }
         Ok(())
+    }
+
+    /// Sends a head as it came from elsewhere.
+    pub(super) fn raw_head(&mut self, head: Response<()>, end: bool) -> Result<(), Gone> {
+        self.stream = Some(self.respond.send_response(head, end).map_err(|_| Gone)?);
+        Ok(())
+    }
+
+    /// Whether the caller has cancelled, before anything was sent.
+    pub(super) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.respond.poll_reset(context).map(|_| ())
+    }
+
+    /// Whether the reply has begun.
+    pub fn has_begun(&self) -> bool {
+        self.stream.is_some()
     }
 
     /// Sends a framed message of a stream, waiting for the caller's window.
@@ -144,16 +189,11 @@ impl Reply {
                 let mut response = Response::new(());
                 *response.headers_mut() = headers;
                 response.headers_mut().extend(status.to_trailers());
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                response
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
                 self.respond.send_response(response, true).ok();
             }
-        }
-    }
-
-    /// Ends the call with trailers as they came from elsewhere.
-    pub fn end_with(&mut self, trailers: HeaderMap) {
-        if let Some(stream) = &mut self.stream {
-            stream.send_trailers(trailers).ok();
         }
     }
 
@@ -161,10 +201,14 @@ impl Reply {
     pub async fn cancelled(&mut self) {
         match &mut self.stream {
             Some(stream) => {
-                std::future::poll_fn(|context| stream.poll_reset(context)).await.ok();
+                std::future::poll_fn(|context| stream.poll_reset(context))
+                    .await
+                    .ok();
             }
             None => {
-                std::future::poll_fn(|context| self.respond.poll_reset(context)).await.ok();
+                std::future::poll_fn(|context| self.respond.poll_reset(context))
+                    .await
+                    .ok();
             }
         }
     }

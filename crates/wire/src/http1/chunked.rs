@@ -36,7 +36,10 @@ pub(super) struct Malformed;
 
 impl Decoder {
     pub(super) fn new() -> Self {
-        Self { state: State::Size, trailers: 0 }
+        Self {
+            state: State::Size,
+            trailers: 0,
+        }
     }
 
     pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, Malformed> {
@@ -47,15 +50,25 @@ impl Decoder {
                     if buffer.is_empty() {
                         return Ok(Decoded::Partial);
                     }
-                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                    let take = usize::try_from(left)
+                        .unwrap_or(usize::MAX)
+                        .min(buffer.len());
                     let data = buffer.split_to(take).freeze();
                     let left = left - take as u64;
-                    self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                    self.state = if left == 0 {
+                        State::DataEnd
+                    } else {
+                        State::Data(left)
+                    };
                     return Ok(Decoded::Data(data));
                 }
                 State::Size | State::DataEnd | State::Trailer => {
                     let Some(end) = buffer.iter().position(|byte| *byte == b'\n') else {
-                        return if buffer.len() > MAX_LINE { Err(Malformed) } else { Ok(Decoded::Partial) };
+                        return if buffer.len() > MAX_LINE {
+                            Err(Malformed)
+                        } else {
+                            Ok(Decoded::Partial)
+                        };
                     };
                     let line = buffer.get(..end).unwrap_or_default();
                     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -87,13 +100,19 @@ fn size(line: &[u8]) -> Result<u64, Malformed> {
     if line.len() > MAX_LINE {
         return Err(Malformed);
     }
-    let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
+    let digits = line
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii_end();
     if digits.is_empty() || digits.len() > 16 {
         return Err(Malformed);
     }
     digits.iter().try_fold(0_u64, |size, byte| {
         let digit = char::from(*byte).to_digit(16).ok_or(Malformed)?;
-        size.checked_mul(16).map(|size| size + u64::from(digit)).ok_or(Malformed)
+        size.checked_mul(16)
+            .map(|size| size + u64::from(digit))
+            .ok_or(Malformed)
     })
 }
 
@@ -121,13 +140,22 @@ mod tests {
 
     #[test]
     fn chunks_are_joined_and_the_rest_is_left() {
-        let (body, rest) = all(vec![b"3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nTrailer: x\r\n\r\nGET"]).unwrap();
+        let (body, rest) = all(vec![
+            b"3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nTrailer: x\r\n\r\nGET",
+        ])
+        .unwrap();
         assert_eq!((&body[..], &rest[..]), (&b"abcde"[..], &b"GET"[..]));
     }
 
     #[test]
     fn broken_codings_are_refused() {
-        for bad in [&b"x\r\n"[..], b"\r\n", b"3\r\nabcd\r\n", b"fffffffffffffffff\r\n", b"-1\r\n"] {
+        for bad in [
+            &b"x\r\n"[..],
+            b"\r\n",
+            b"3\r\nabcd\r\n",
+            b"fffffffffffffffff\r\n",
+            b"-1\r\n",
+        ] {
             assert_eq!(all(vec![bad]).map(|_| ()), Err(Malformed), "{bad:?}");
         }
     }

@@ -80,7 +80,9 @@ impl fmt::Display for ClientError {
         match self {
             Self::Connect(error) => error.fmt(f),
             Self::Closed(why) => f.write_str(why),
-            Self::Malformed(why) => write!(f, "net/http: HTTP/1.x transport connection broken: {why}"),
+            Self::Malformed(why) => {
+                write!(f, "net/http: HTTP/1.x transport connection broken: {why}")
+            }
             Self::Body(error) => error.fmt(f),
         }
     }
@@ -92,7 +94,11 @@ impl Client {
     /// Makes no connection yet. `max_head` bounds the head of an answer.
     pub fn new(target: Target, max_connections: usize, max_head: usize) -> Self {
         let default_port = if target.tls.is_some() { 443 } else { 80 };
-        let host = if target.port == default_port && !target.host.contains(':') { target.host.clone() } else { target.authority() };
+        let host = if target.port == default_port && !target.host.contains(':') {
+            target.host.clone()
+        } else {
+            target.authority()
+        };
         let host = HeaderValue::from_str(&host).unwrap_or(HeaderValue::from_static(""));
         let inner = Inner {
             target,
@@ -100,9 +106,13 @@ impl Client {
             max_head,
             dial_limit: Duration::from_secs(15),
             idle: Mutex::default(),
-            room: Arc::new(Semaphore::new(max_connections.clamp(1, Semaphore::MAX_PERMITS))),
+            room: Arc::new(Semaphore::new(
+                max_connections.clamp(1, Semaphore::MAX_PERMITS),
+            )),
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     pub fn target(&self) -> &Target {
@@ -118,7 +128,10 @@ impl Client {
     /// Dropping it closes the connection that it used.
     pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, ClientError> {
         // A kept connection that the peer closes under our feet is no answer: what may be repeated is.
-        let repeatable = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE) && request.body().is_empty();
+        let repeatable = matches!(
+            *request.method(),
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
+        ) && request.body().is_empty();
         while repeatable {
             let Some(kept) = self.take_idle() else { break };
             let again = copy_of(&request);
@@ -136,7 +149,11 @@ impl Client {
 
     fn take_idle(&self) -> Option<Kept> {
         let mut context = Context::from_waker(std::task::Waker::noop());
-        let mut idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self
+            .inner
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         while let Some((kept, since)) = idle.pop_back() {
             if since.elapsed() > IDLE {
                 // Those further to the front are older still.
@@ -153,20 +170,40 @@ impl Client {
 
     async fn open(&self) -> Result<Kept, ClientError> {
         let room = self.inner.room.clone();
-        let permit = room.acquire_owned().await.map_err(|_| ClientError::Connect(io::ErrorKind::NotConnected.into()))?;
+        let permit = room
+            .acquire_owned()
+            .await
+            .map_err(|_| ClientError::Connect(io::ErrorKind::NotConnected.into()))?;
         // While we waited for room, somebody may have finished.
         if self.inner.room.available_permits() == 0
             && let Some(kept) = self.take_idle()
         {
             return Ok(kept);
         }
-        let connection = self.inner.target.connect(self.inner.dial_limit).await.map_err(ClientError::Connect)?;
-        Ok(Kept { connection, buffer: BytesMut::with_capacity(4096), _room: permit })
+        let connection = self
+            .inner
+            .target
+            .connect(self.inner.dial_limit)
+            .await
+            .map_err(ClientError::Connect)?;
+        Ok(Kept {
+            connection,
+            buffer: BytesMut::with_capacity(4096),
+            _room: permit,
+        })
     }
 
-    async fn exchange(&self, mut kept: Kept, request: Request<Body>) -> Result<Response<Body>, ClientError> {
+    async fn exchange(
+        &self,
+        mut kept: Kept,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, ClientError> {
         let (parts, body) = request.into_parts();
-        let mut out = BytesMut::with_capacity(512 + body.length().map_or(0, |length| usize::try_from(length).unwrap_or(0).min(SMALL_BODY)));
+        let mut out = BytesMut::with_capacity(
+            512 + body.length().map_or(0, |length| {
+                usize::try_from(length).unwrap_or(0).min(SMALL_BODY)
+            }),
+        );
         let chunked = self.write_head(&mut out, &parts, &body);
         let sending = match body {
             Body::Bytes(bytes) => {
@@ -174,7 +211,10 @@ impl Client {
                     out.extend_from_slice(&bytes);
                     kept.connection.write_all(&out).await.map_err(closed)?;
                 } else {
-                    kept.connection.write_all_buf(&mut out.chain(bytes)).await.map_err(closed)?;
+                    kept.connection
+                        .write_all_buf(&mut out.chain(bytes))
+                        .await
+                        .map_err(closed)?;
                 }
                 None
             }
@@ -185,13 +225,27 @@ impl Client {
                 let head = read_head(&mut kept, self.inner.max_head, &parts.method).await?;
                 Ok(self.answer(kept, head))
             }
-            Some((body, out)) => self.exchange_streaming(kept, &parts.method, body, out, chunked).await,
+            Some((body, out)) => {
+                self.exchange_streaming(kept, &parts.method, body, out, chunked)
+                    .await
+            }
         }
     }
 
     /// Sends a body in pieces; an answer that comes before its end is given out while the rest is still being sent.
-    async fn exchange_streaming(&self, kept: Kept, method: &Method, body: Body, out: BytesMut, chunked: bool) -> Result<Response<Body>, ClientError> {
-        let Kept { connection, buffer, _room } = kept;
+    async fn exchange_streaming(
+        &self,
+        kept: Kept,
+        method: &Method,
+        body: Body,
+        out: BytesMut,
+        chunked: bool,
+    ) -> Result<Response<Body>, ClientError> {
+        let Kept {
+            connection,
+            buffer,
+            _room,
+        } = kept;
         let (reader, writer) = tokio::io::split(connection);
         let mut sending: Sending = Box::pin(send_body(writer, body, out, chunked));
         let mut reading = Reading { reader, buffer };
@@ -212,16 +266,34 @@ impl Client {
             }
         };
         if let Some(writer) = sent {
-            let kept = Kept { connection: reading.reader.unsplit(writer), buffer: reading.buffer, _room };
+            let kept = Kept {
+                connection: reading.reader.unsplit(writer),
+                buffer: reading.buffer,
+                _room,
+            };
             return Ok(self.answer(kept, head));
         }
         let (parts, framing) = split_head(head.status, head.headers, head.framing);
-        let stream = Duplex { reading, sending: Some(sending), decoder: Decoding::new(framing), _room };
-        Ok(Response::from_parts(parts, Body::Stream { stream: Box::pin(stream), length: framing_length(framing) }))
+        let stream = Duplex {
+            reading,
+            sending: Some(sending),
+            decoder: Decoding::new(framing),
+            _room,
+        };
+        Ok(Response::from_parts(
+            parts,
+            Body::Stream {
+                stream: Box::pin(stream),
+                length: framing_length(framing),
+            },
+        ))
     }
 
     fn write_head(&self, out: &mut BytesMut, parts: &http::request::Parts, body: &Body) -> bool {
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
         for piece in [parts.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(piece.as_bytes());
         }
@@ -233,8 +305,16 @@ impl Client {
         write::fields(out, &parts.headers, is_ours);
         let length = body.length();
         match length {
-            Some(0) if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::DELETE) => {}
-            Some(length) => write::field(out, "content-length", itoa::Buffer::new().format(length).as_bytes()),
+            Some(0)
+                if matches!(
+                    parts.method,
+                    Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::DELETE
+                ) => {}
+            Some(length) => write::field(
+                out,
+                "content-length",
+                itoa::Buffer::new().format(length).as_bytes(),
+            ),
             None => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         }
         out.extend_from_slice(b"\r\n");
@@ -246,7 +326,10 @@ impl Client {
         let (parts, framing) = split_head(head.status, head.headers, head.framing);
         match framing {
             Framing::Length(length) if kept.buffer.len() as u64 >= length => {
-                let body = kept.buffer.split_to(usize::try_from(length).unwrap_or(0)).freeze();
+                let body = kept
+                    .buffer
+                    .split_to(usize::try_from(length).unwrap_or(0))
+                    .freeze();
                 if head.keep_alive {
                     self.inner.keep(kept);
                 }
@@ -263,8 +346,19 @@ impl Client {
             }
             Framing::Length(_) | Framing::UntilClose => {}
         }
-        let stream = Incoming { kept: Some(kept), decoder: Decoding::new(framing), keep_alive: head.keep_alive, client: self.inner.clone() };
-        Response::from_parts(parts, Body::Stream { stream: Box::pin(stream), length: framing_length(framing) })
+        let stream = Incoming {
+            kept: Some(kept),
+            decoder: Decoding::new(framing),
+            keep_alive: head.keep_alive,
+            client: self.inner.clone(),
+        };
+        Response::from_parts(
+            parts,
+            Body::Stream {
+                stream: Box::pin(stream),
+                length: framing_length(framing),
+            },
+        )
     }
 }
 
@@ -301,7 +395,11 @@ fn whole_chunked(buffer: &mut BytesMut) -> Option<Bytes> {
     }
 }
 
-fn split_head(status: http::StatusCode, headers: http::HeaderMap, framing: Framing) -> (http::response::Parts, Framing) {
+fn split_head(
+    status: http::StatusCode,
+    headers: http::HeaderMap,
+    framing: Framing,
+) -> (http::response::Parts, Framing) {
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = status;
     parts.headers = headers;
@@ -336,26 +434,42 @@ fn closed(error: io::Error) -> ClientError {
     })
 }
 
-async fn read_head(kept: &mut Kept, limit: usize, method: &Method) -> Result<head::ResponseHead, ClientError> {
+async fn read_head(
+    kept: &mut Kept,
+    limit: usize,
+    method: &Method,
+) -> Result<head::ResponseHead, ClientError> {
     loop {
         if let Some(head) = next_head(&mut kept.buffer, limit, method)? {
             return Ok(head);
         }
         kept.buffer.reserve(2048);
-        if kept.connection.read_buf(&mut kept.buffer).await.map_err(closed)? == 0 {
+        if kept
+            .connection
+            .read_buf(&mut kept.buffer)
+            .await
+            .map_err(closed)?
+            == 0
+        {
             return Err(ClientError::Closed("EOF".to_owned()));
         }
     }
 }
 
 /// The next head that is not merely informational.
-fn next_head(buffer: &mut BytesMut, limit: usize, method: &Method) -> Result<Option<head::ResponseHead>, ClientError> {
+fn next_head(
+    buffer: &mut BytesMut,
+    limit: usize,
+    method: &Method,
+) -> Result<Option<head::ResponseHead>, ClientError> {
     loop {
         if buffer.is_empty() {
             return Ok(None);
         }
         match head::response(buffer, limit, method).map_err(ClientError::Malformed)? {
-            Some(head) if head.status.is_informational() && head.status != http::StatusCode::SWITCHING_PROTOCOLS => {}
+            Some(head)
+                if head.status.is_informational()
+                    && head.status != http::StatusCode::SWITCHING_PROTOCOLS => {}
             head => return Ok(head),
         }
     }
@@ -400,7 +514,9 @@ impl Decoding {
     fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, BodyError> {
         match self {
             Self::Left(left) if !buffer.is_empty() => {
-                let take = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                let take = usize::try_from(*left)
+                    .unwrap_or(usize::MAX)
+                    .min(buffer.len());
                 *left -= take as u64;
                 if *left == 0 {
                     *self = Self::Done;
@@ -425,7 +541,9 @@ impl Decoding {
     fn at_eof(&self) -> Option<Result<Bytes, BodyError>> {
         match self {
             Self::UntilClose | Self::Done => None,
-            Self::Left(_) | Self::Chunks(_) => Some(Err(BodyError::Cut("unexpected EOF".to_owned()))),
+            Self::Left(_) | Self::Chunks(_) => {
+                Some(Err(BodyError::Cut("unexpected EOF".to_owned())))
+            }
         }
     }
 }
@@ -444,7 +562,9 @@ impl futures_core::Stream for Incoming {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         // Taken for the length of this poll; what is not put back is closed.
-        let Some(mut kept) = this.kept.take() else { return Poll::Ready(None) };
+        let Some(mut kept) = this.kept.take() else {
+            return Poll::Ready(None);
+        };
         loop {
             let piece = match this.decoder.take(&mut kept.buffer) {
                 Ok(piece) => piece,
@@ -467,13 +587,19 @@ impl futures_core::Stream for Incoming {
                 }
                 Poll::Ready(Ok(0)) => return Poll::Ready(this.decoder.at_eof()),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(BodyError::Cut(error.to_string())))),
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Some(Err(BodyError::Cut(error.to_string()))));
+                }
             }
         }
     }
 }
 
-fn poll_read<R: tokio::io::AsyncRead>(mut reader: Pin<&mut R>, buffer: &mut BytesMut, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+fn poll_read<R: tokio::io::AsyncRead>(
+    mut reader: Pin<&mut R>,
+    buffer: &mut BytesMut,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
     buffer.reserve(16 * 1024);
     let length = buffer.len();
     // Spare room is filled with zeros once; that keeps this free of uninitialised memory.
@@ -495,20 +621,35 @@ struct Reading {
 }
 
 impl Reading {
-    async fn head(&mut self, limit: usize, method: &Method) -> Result<head::ResponseHead, ClientError> {
+    async fn head(
+        &mut self,
+        limit: usize,
+        method: &Method,
+    ) -> Result<head::ResponseHead, ClientError> {
         loop {
             if let Some(head) = next_head(&mut self.buffer, limit, method)? {
                 return Ok(head);
             }
             self.buffer.reserve(2048);
-            if self.reader.read_buf(&mut self.buffer).await.map_err(closed)? == 0 {
+            if self
+                .reader
+                .read_buf(&mut self.buffer)
+                .await
+                .map_err(closed)?
+                == 0
+            {
                 return Err(ClientError::Closed("EOF".to_owned()));
             }
         }
     }
 }
 
-async fn send_body(mut writer: Writer, mut body: Body, mut out: BytesMut, chunked: bool) -> Result<Writer, ClientError> {
+async fn send_body(
+    mut writer: Writer,
+    mut body: Body,
+    mut out: BytesMut,
+    chunked: bool,
+) -> Result<Writer, ClientError> {
     while let Some(piece) = body.next().await {
         let piece = piece.map_err(ClientError::Body)?;
         if piece.is_empty() {
@@ -518,7 +659,10 @@ async fn send_body(mut writer: Writer, mut body: Body, mut out: BytesMut, chunke
             write::chunk_size(&mut out, piece.len());
         }
         let end: &[u8] = if chunked { b"\r\n" } else { b"" };
-        writer.write_all_buf(&mut out.split().chain(piece).chain(end)).await.map_err(closed)?;
+        writer
+            .write_all_buf(&mut out.split().chain(piece).chain(end))
+            .await
+            .map_err(closed)?;
     }
     if chunked {
         out.extend_from_slice(b"0\r\n\r\n");
@@ -557,7 +701,11 @@ impl futures_core::Stream for Duplex {
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
-            match ready!(poll_read(Pin::new(&mut this.reading.reader), &mut this.reading.buffer, context)) {
+            match ready!(poll_read(
+                Pin::new(&mut this.reading.reader),
+                &mut this.reading.buffer,
+                context
+            )) {
                 Ok(0) => {
                     let end = this.decoder.at_eof();
                     this.decoder = Decoding::Done;
@@ -576,7 +724,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     /// Answers each connection's requests with the given texts, one per request, after reading up to `\r\n\r\n` plus `body`.
-    async fn server(answers: Vec<&'static str>, body: usize) -> (Client, tokio::task::JoinHandle<Vec<String>>) {
+    async fn server(
+        answers: Vec<&'static str>,
+        body: usize,
+    ) -> (Client, tokio::task::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         #[expect(clippy::disallowed_methods, reason = "the test owns the task")]
@@ -585,7 +736,10 @@ mod tests {
             let mut seen = Vec::new();
             for answer in answers {
                 let mut got = Vec::new();
-                while !got.windows(4).any(|four| four == b"\r\n\r\n") || got.len() < got.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4 + body {
+                while !got.windows(4).any(|four| four == b"\r\n\r\n")
+                    || got.len()
+                        < got.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4 + body
+                {
                     let mut byte = [0];
                     stream.read_exact(&mut byte).await.unwrap();
                     got.push(byte[0]);
@@ -599,11 +753,23 @@ mod tests {
     }
 
     fn get(path: &str) -> Request<Body> {
-        Request::builder().uri(path).header("x-one", "1").body(Body::EMPTY).unwrap()
+        Request::builder()
+            .uri(path)
+            .header("x-one", "1")
+            .body(Body::EMPTY)
+            .unwrap()
     }
 
     async fn text(response: Response<Body>) -> String {
-        String::from_utf8(response.into_body().collect(usize::MAX).await.unwrap().to_vec()).unwrap()
+        String::from_utf8(
+            response
+                .into_body()
+                .collect(usize::MAX)
+                .await
+                .unwrap()
+                .to_vec(),
+        )
+        .unwrap()
     }
 
     #[tokio::test]
@@ -627,9 +793,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_in_pieces_goes_out_in_chunks() {
-        let (client, task) = server(vec!["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"], "3\r\nabc\r\n0\r\n\r\n".len()).await;
+        let (client, task) = server(
+            vec!["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"],
+            "3\r\nabc\r\n0\r\n\r\n".len(),
+        )
+        .await;
         let body = Body::stream(futures_util::stream::iter([Ok(Bytes::from_static(b"abc"))]));
-        let request = Request::builder().method("POST").uri("/").body(body).unwrap();
+        let request = Request::builder()
+            .method("POST")
+            .uri("/")
+            .body(body)
+            .unwrap();
         assert_eq!(client.send(request).await.unwrap().status(), 200);
         assert!(task.await.unwrap()[0].ends_with("\r\n\r\n3\r\nabc\r\n0\r\n\r\n"));
     }
@@ -639,16 +813,26 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let error = Client::new(Target::plain("127.0.0.1", port), 8, 8192).send(get("/")).await.unwrap_err();
+        let error = Client::new(Target::plain("127.0.0.1", port), 8, 8192)
+            .send(get("/"))
+            .await
+            .unwrap_err();
         assert!(error.is_unsent());
-        assert_eq!(error.to_string(), format!("dial tcp 127.0.0.1:{port}: connect: connection refused"));
+        assert_eq!(
+            error.to_string(),
+            format!("dial tcp 127.0.0.1:{port}: connect: connection refused")
+        );
     }
 
     #[tokio::test]
     async fn an_answer_cut_short_is_told() {
-        let (client, task) = server(vec!["HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi"], 0).await;
+        let (client, task) =
+            server(vec!["HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi"], 0).await;
         let response = client.send(get("/")).await.unwrap();
         task.await.unwrap();
-        assert_eq!(response.into_body().collect(100).await, Err(BodyError::Cut("unexpected EOF".into())));
+        assert_eq!(
+            response.into_body().collect(100).await,
+            Err(BodyError::Cut("unexpected EOF".into()))
+        );
     }
 }

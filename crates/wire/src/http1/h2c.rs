@@ -24,31 +24,54 @@ const MAX_FRAME: usize = 16_384;
 /// Whether a request asks to go on as HTTP/2 and says so correctly.
 pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
     let settings = headers.get("http2-settings").map(|value| value.as_bytes());
-    let readable = settings.is_some_and(|text| URL_SAFE_NO_PAD.decode(text).or_else(|_| URL_SAFE.decode(text)).is_ok_and(|bytes| bytes.len() % 6 == 0));
+    let readable = settings.is_some_and(|text| {
+        URL_SAFE_NO_PAD
+            .decode(text)
+            .or_else(|_| URL_SAFE.decode(text))
+            .is_ok_and(|bytes| bytes.len() % 6 == 0)
+    });
     readable && asks_upgrade(headers, b"h2c")
 }
 
 /// Waits for the client's preface and first SETTINGS; returns what the HTTP/2 library is to read first.
-pub(super) async fn opening(connection: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, request: Request<Body>) -> io::Result<Bytes> {
+pub(super) async fn opening(
+    connection: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+    request: Request<Body>,
+) -> io::Result<Bytes> {
     fill(connection, buffer, PREFACE.len() + FRAME_HEAD).await?;
     if !buffer.starts_with(PREFACE) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "no HTTP/2 preface behind the upgrade"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "no HTTP/2 preface behind the upgrade",
+        ));
     }
-    let head = buffer.get(PREFACE.len()..PREFACE.len() + 3).unwrap_or_default();
-    let length = head.iter().fold(0_usize, |length, byte| length << 8 | usize::from(*byte));
+    let head = buffer
+        .get(PREFACE.len()..PREFACE.len() + 3)
+        .unwrap_or_default();
+    let length = head
+        .iter()
+        .fold(0_usize, |length, byte| length << 8 | usize::from(*byte));
     let settings = PREFACE.len() + FRAME_HEAD + length.min(MAX_FRAME);
     fill(connection, buffer, settings).await?;
 
     let mut first = buffer.split_to(settings);
     let (parts, body) = request.into_parts();
-    let Body::Bytes(body) = body else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let Body::Bytes(body) = body else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
     let block = header_block(&parts);
     // END_HEADERS, and END_STREAM where no body follows.
     let mut blocks = block.chunks(MAX_FRAME).peekable();
     let mut kind = 1;
     while let Some(piece) = blocks.next() {
         let last = if blocks.peek().is_none() { 4 } else { 0 };
-        frame(&mut first, kind, last | u8::from(kind == 1 && body.is_empty()), piece);
+        frame(
+            &mut first,
+            kind,
+            last | u8::from(kind == 1 && body.is_empty()),
+            piece,
+        );
         kind = 9;
     }
     let mut pieces = body.chunks(MAX_FRAME).peekable();
@@ -59,7 +82,11 @@ pub(super) async fn opening(connection: &mut (impl AsyncRead + Unpin), buffer: &
     Ok(first.freeze())
 }
 
-async fn fill(connection: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, length: usize) -> io::Result<()> {
+async fn fill(
+    connection: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+    length: usize,
+) -> io::Result<()> {
     while buffer.len() < length {
         buffer.reserve(1024);
         if connection.read_buf(buffer).await? == 0 {
@@ -70,7 +97,9 @@ async fn fill(connection: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, 
 }
 
 fn frame(out: &mut BytesMut, kind: u8, flags: u8, payload: &[u8]) {
-    let length = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes();
+    let length = u32::try_from(payload.len())
+        .unwrap_or_default()
+        .to_be_bytes();
     out.put_slice(length.get(1..).unwrap_or_default());
     out.put_slice(&[kind, flags, 0, 0, 0, 1]);
     out.put_slice(payload);
@@ -79,7 +108,10 @@ fn frame(out: &mut BytesMut, kind: u8, flags: u8, payload: &[u8]) {
 /// The request's head as HPACK literals.
 fn header_block(parts: &http::request::Parts) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
     literal(&mut out, b":method", parts.method.as_str().as_bytes());
     literal(&mut out, b":scheme", b"http");
     literal(&mut out, b":path", target.as_bytes());
@@ -87,7 +119,11 @@ fn header_block(parts: &http::request::Parts) -> Vec<u8> {
         literal(&mut out, b":authority", host.as_bytes());
     }
     for (name, value) in &parts.headers {
-        let dropped = [CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE].contains(name) || matches!(name.as_str(), "http2-settings" | "keep-alive" | "proxy-connection");
+        let dropped = [CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE].contains(name)
+            || matches!(
+                name.as_str(),
+                "http2-settings" | "keep-alive" | "proxy-connection"
+            );
         if !dropped {
             literal(&mut out, name.as_str().as_bytes(), value.as_bytes());
         }

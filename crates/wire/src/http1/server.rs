@@ -61,7 +61,13 @@ where
     H: Fn(Request<Body>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let mut server = Server { connection, buffer: BytesMut::with_capacity(4096), out: BytesMut::with_capacity(1024), settings, handler };
+    let mut server = Server {
+        connection,
+        buffer: BytesMut::with_capacity(4096),
+        out: BytesMut::with_capacity(1024),
+        settings,
+        handler,
+    };
     let mut stopped = pin!(stop.cancelled());
     loop {
         let idle = server.buffer.is_empty();
@@ -83,7 +89,14 @@ where
         match next {
             Ok(Next::Request) => {}
             Ok(Next::Http2(first)) => {
-                http2::serve(Rewind::new(first, server.connection), settings.http2, settings.max_body, stop, server.handler).await;
+                http2::serve(
+                    Rewind::new(first, server.connection),
+                    settings.http2,
+                    settings.max_body,
+                    stop,
+                    server.handler,
+                )
+                .await;
                 return;
             }
             Ok(Next::Close) => {
@@ -149,14 +162,22 @@ where
                 }
             }
         };
-        tokio::time::timeout(limit, rest).await.unwrap_or(Ok(Start::Closed))
+        tokio::time::timeout(limit, rest)
+            .await
+            .unwrap_or(Ok(Start::Closed))
     }
 
     fn parse_head(&mut self) -> Option<Start> {
         if self.buffer.is_empty() {
             return None;
         }
-        if self.settings.h2c && self.buffer.starts_with(PREFACE.get(..self.buffer.len().min(PREFACE.len())).unwrap_or_default()) {
+        if self.settings.h2c
+            && self.buffer.starts_with(
+                PREFACE
+                    .get(..self.buffer.len().min(PREFACE.len()))
+                    .unwrap_or_default(),
+            )
+        {
             return (self.buffer.len() >= PREFACE.len()).then_some(Start::Http2);
         }
         match head::request(&mut self.buffer, self.settings.max_head) {
@@ -167,11 +188,18 @@ where
     }
 
     async fn exchange(&mut self, head: RequestHead, stop: &Stop) -> io::Result<Next> {
-        let about = About { http10: head.version == Version::HTTP_10, is_head: head.method == Method::HEAD, keep_alive: head.keep_alive };
+        let about = About {
+            http10: head.version == Version::HTTP_10,
+            is_head: head.method == Method::HEAD,
+            keep_alive: head.keep_alive,
+        };
         if head.method == Method::OPTIONS && head.uri.path() == "*" {
             return self.answer(about, Response::new(Body::EMPTY), stop).await;
         }
-        let expects = head.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let expects = head
+            .headers
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let framing = head.framing;
         let upgrade = self.settings.h2c && !about.http10 && h2c::is_asked_for(&head.headers);
         let mut request = Request::new(Body::EMPTY);
@@ -184,9 +212,13 @@ where
         match framing {
             Framing::Length(length) if length <= SMALL_BODY.min(limit) => {
                 if expects && length > 0 {
-                    self.connection.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+                    self.connection
+                        .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+                        .await?;
                 }
-                *request.body_mut() = self.small_body(usize::try_from(length).unwrap_or(usize::MAX)).await?;
+                *request.body_mut() = self
+                    .small_body(usize::try_from(length).unwrap_or(usize::MAX))
+                    .await?;
                 if upgrade {
                     return self.upgrade(request).await;
                 }
@@ -200,7 +232,10 @@ where
                 };
                 self.answer(about, response, stop).await
             }
-            framing => self.exchange_streaming(request, framing, limit, expects, about, stop).await,
+            framing => {
+                self.exchange_streaming(request, framing, limit, expects, about, stop)
+                    .await
+            }
         }
     }
 
@@ -222,15 +257,28 @@ where
     }
 
     /// Runs the handler while its body is still arriving.
-    async fn exchange_streaming(&mut self, mut request: Request<Body>, framing: Framing, limit: u64, expects: bool, about: About, stop: &Stop) -> io::Result<Next> {
+    async fn exchange_streaming(
+        &mut self,
+        mut request: Request<Body>,
+        framing: Framing,
+        limit: u64,
+        expects: bool,
+        about: About,
+        stop: &Stop,
+    ) -> io::Result<Next> {
         let (sender, receiver) = mpsc::channel(2);
         let length = match framing {
             Framing::Length(length) => Some(length),
             Framing::Chunked | Framing::UntilClose => None,
         };
-        *request.body_mut() = Body::Stream { stream: Box::pin(ReceiverStream(receiver)), length };
+        *request.body_mut() = Body::Stream {
+            stream: Box::pin(ReceiverStream(receiver)),
+            length,
+        };
         if expects {
-            self.connection.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+            self.connection
+                .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+                .await?;
         }
         let (mut reader, mut writer) = tokio::io::split(&mut self.connection);
         let mut pump = pin!(pump(&mut reader, &mut self.buffer, framing, limit, sender));
@@ -254,30 +302,55 @@ where
         };
         if body_done.is_none() {
             // The handler did not want the rest: a short one is thrown away, a long one ends the connection.
-            body_done = tokio::time::timeout(Duration::from_millis(500), pump).await.ok();
+            body_done = tokio::time::timeout(Duration::from_millis(500), pump)
+                .await
+                .ok();
         }
-        Ok(if answered && matches!(body_done, Some(Pumped::All)) { Next::Request } else { Next::Close })
+        Ok(if answered && matches!(body_done, Some(Pumped::All)) {
+            Next::Request
+        } else {
+            Next::Close
+        })
     }
 
     async fn upgrade(&mut self, request: Request<Body>) -> io::Result<Next> {
-        self.connection.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n").await?;
-        let first = tokio::time::timeout(self.settings.head_timeout, h2c::opening(&mut self.connection, &mut self.buffer, request)).await;
-        first.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map(Next::Http2)
+        self.connection
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            )
+            .await?;
+        let first = tokio::time::timeout(
+            self.settings.head_timeout,
+            h2c::opening(&mut self.connection, &mut self.buffer, request),
+        )
+        .await;
+        first
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map(Next::Http2)
     }
 
-    async fn answer(&mut self, about: About, response: Response<Body>, stop: &Stop) -> io::Result<Next> {
-        let keep = write_response(&mut self.connection, &mut self.out, about, response, stop).await?;
+    async fn answer(
+        &mut self,
+        about: About,
+        response: Response<Body>,
+        stop: &Stop,
+    ) -> io::Result<Next> {
+        let keep =
+            write_response(&mut self.connection, &mut self.out, about, response, stop).await?;
         Ok(if keep { Next::Request } else { Next::Close })
     }
 
     async fn refuse(&mut self, refusal: Refusal) -> io::Result<()> {
         self.out.clear();
         write::status_line(&mut self.out, false, refusal.status, refusal.detail);
-        self.out.extend_from_slice(b"Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n");
+        self.out.extend_from_slice(
+            b"Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n",
+        );
         let mut line = BytesMut::new();
         write::status_line(&mut line, false, refusal.status, refusal.detail);
         // The body repeats the status line without its version.
-        self.out.extend_from_slice(line.get(9..line.len() - 2).unwrap_or_default());
+        self.out
+            .extend_from_slice(line.get(9..line.len() - 2).unwrap_or_default());
         self.connection.write_all(&self.out).await?;
         linger(&mut self.connection).await;
         Ok(())
@@ -314,7 +387,13 @@ enum Pumped {
 }
 
 /// Feeds the body to the handler. Once the handler has dropped its end, the rest is discarded.
-async fn pump(reader: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, framing: Framing, limit: u64, sender: mpsc::Sender<Result<Bytes, BodyError>>) -> Pumped {
+async fn pump(
+    reader: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+    framing: Framing,
+    limit: u64,
+    sender: mpsc::Sender<Result<Bytes, BodyError>>,
+) -> Pumped {
     let mut chunks = Decoder::new();
     let mut left = match framing {
         Framing::Length(length) => length,
@@ -328,7 +407,12 @@ async fn pump(reader: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, fram
                 Ok(Decoded::End) => return Pumped::All,
                 Ok(Decoded::Partial) => None,
                 Err(_) => {
-                    sender.send(Err(BodyError::Cut("http: invalid byte in chunk length".to_owned()))).await.ok();
+                    sender
+                        .send(Err(BodyError::Cut(
+                            "http: invalid byte in chunk length".to_owned(),
+                        )))
+                        .await
+                        .ok();
                     return Pumped::Broken;
                 }
             },
@@ -336,7 +420,9 @@ async fn pump(reader: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, fram
                 if left == 0 {
                     return Pumped::All;
                 }
-                let take = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                let take = usize::try_from(left)
+                    .unwrap_or(usize::MAX)
+                    .min(buffer.len());
                 left -= take as u64;
                 (take > 0).then(|| buffer.split_to(take).freeze())
             }
@@ -346,7 +432,10 @@ async fn pump(reader: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, fram
             buffer.reserve(32 * 1024);
             match reader.read_buf(buffer).await {
                 Ok(0) | Err(_) => {
-                    sender.send(Err(BodyError::Cut("unexpected EOF".to_owned()))).await.ok();
+                    sender
+                        .send(Err(BodyError::Cut("unexpected EOF".to_owned())))
+                        .await
+                        .ok();
                     return Pumped::Cut;
                 }
                 Ok(_) => continue,
@@ -372,7 +461,13 @@ async fn pump(reader: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, fram
 }
 
 /// Writes an answer. True when the connection can be used again.
-async fn write_response(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut, about: About, response: Response<Body>, stop: &Stop) -> io::Result<bool> {
+async fn write_response(
+    writer: &mut (impl AsyncWrite + Unpin),
+    out: &mut BytesMut,
+    about: About,
+    response: Response<Body>,
+    stop: &Stop,
+) -> io::Result<bool> {
     let (parts, body) = response.into_parts();
     let has_marks = !parts.extensions.is_empty();
     if has_marks && parts.extensions.get::<Hangup>().is_some() {
@@ -387,7 +482,8 @@ async fn write_response(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesM
         Body::Bytes(_) | Body::Stream { .. } => None,
     };
     let chunked = length.is_none() && !about.http10;
-    let keep = about.keep_alive && !stop.is_cancelled() && (bodiless || length.is_some() || chunked);
+    let keep =
+        about.keep_alive && !stop.is_cancelled() && (bodiless || length.is_some() || chunked);
 
     out.clear();
     out.reserve(256);
@@ -396,7 +492,11 @@ async fn write_response(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesM
     write::date(out);
     if status >= 200 && status != 204 {
         match length {
-            Some(length) if status != 304 || length > 0 => write::field(out, "content-length", itoa::Buffer::new().format(length).as_bytes()),
+            Some(length) if status != 304 || length > 0 => write::field(
+                out,
+                "content-length",
+                itoa::Buffer::new().format(length).as_bytes(),
+            ),
             _ => {}
         }
     }
@@ -422,7 +522,12 @@ async fn write_response(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesM
 }
 
 /// Pieces go out as they come.
-async fn write_stream(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut, mut body: Body, chunked: bool) -> io::Result<()> {
+async fn write_stream(
+    writer: &mut (impl AsyncWrite + Unpin),
+    out: &mut BytesMut,
+    mut body: Body,
+    chunked: bool,
+) -> io::Result<()> {
     // The head leaves at once if the first piece is not there yet.
     let ready = futures_util::poll!(pin!(body.next()));
     let mut piece = match ready {
@@ -436,7 +541,11 @@ async fn write_stream(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut
     while let Some(bytes) = piece {
         let bytes = bytes.map_err(|cut| io::Error::new(io::ErrorKind::UnexpectedEof, cut))?;
         if !bytes.is_empty() {
-            if chunked { write_chunk(writer, out, bytes, false).await? } else { write_piece(writer, out, bytes).await? }
+            if chunked {
+                write_chunk(writer, out, bytes, false).await?
+            } else {
+                write_piece(writer, out, bytes).await?
+            }
         }
         piece = body.next().await;
     }
@@ -450,7 +559,12 @@ async fn write_stream(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut
     Ok(())
 }
 
-async fn write_chunk(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut, bytes: Bytes, last: bool) -> io::Result<()> {
+async fn write_chunk(
+    writer: &mut (impl AsyncWrite + Unpin),
+    out: &mut BytesMut,
+    bytes: Bytes,
+    last: bool,
+) -> io::Result<()> {
     write::chunk_size(out, bytes.len());
     let end: &[u8] = if last { b"\r\n0\r\n\r\n" } else { b"\r\n" };
     if bytes.len() <= SMALL_ANSWER {
@@ -458,13 +572,19 @@ async fn write_chunk(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut,
         out.extend_from_slice(end);
         writer.write_all(out).await?;
     } else {
-        writer.write_all_buf(&mut out.split().chain(bytes).chain(end)).await?;
+        writer
+            .write_all_buf(&mut out.split().chain(bytes).chain(end))
+            .await?;
     }
     out.clear();
     Ok(())
 }
 
-async fn write_piece(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut, bytes: Bytes) -> io::Result<()> {
+async fn write_piece(
+    writer: &mut (impl AsyncWrite + Unpin),
+    out: &mut BytesMut,
+    bytes: Bytes,
+) -> io::Result<()> {
     if bytes.len() <= SMALL_ANSWER {
         out.extend_from_slice(&bytes);
         writer.write_all(out).await?;
@@ -487,7 +607,9 @@ async fn linger(connection: &mut Connected) {
     }
     let mut rest = [0; 1024];
     let drain = async { while matches!(connection.read(&mut rest).await, Ok(read) if read > 0) {} };
-    tokio::time::timeout(Duration::from_millis(500), drain).await.ok();
+    tokio::time::timeout(Duration::from_millis(500), drain)
+        .await
+        .ok();
 }
 
 pub(super) struct ReceiverStream(mpsc::Receiver<Result<Bytes, BodyError>>);
@@ -495,15 +617,25 @@ pub(super) struct ReceiverStream(mpsc::Receiver<Result<Bytes, BodyError>>);
 impl futures_core::Stream for ReceiverStream {
     type Item = Result<Bytes, BodyError>;
 
-    fn poll_next(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
         self.0.poll_recv(context)
     }
 }
 
 /// Whether a field asks for a change of protocol.
 pub(super) fn asks_upgrade(headers: &http::HeaderMap, protocol: &[u8]) -> bool {
-    let connection = headers.get_all(CONNECTION).iter().any(|value| has_token(value, b"upgrade"));
-    connection && headers.get_all(http::header::UPGRADE).iter().any(|value| has_token(value, protocol))
+    let connection = headers
+        .get_all(CONNECTION)
+        .iter()
+        .any(|value| has_token(value, b"upgrade"));
+    connection
+        && headers
+            .get_all(http::header::UPGRADE)
+            .iter()
+            .any(|value| has_token(value, protocol))
 }
 
 #[cfg(test)]
@@ -512,7 +644,13 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     fn settings() -> ServerSettings {
-        ServerSettings { max_head: 8192, head_timeout: Duration::from_secs(10), max_body: Some(1 << 20), h2c: true, http2: http2::Settings::default() }
+        ServerSettings {
+            max_head: 8192,
+            head_timeout: Duration::from_secs(10),
+            max_body: Some(1 << 20),
+            h2c: true,
+            http2: http2::Settings::default(),
+        }
     }
 
     /// Echoes the body under the request's path; `/hang` never answers, `/stream` answers in chunks.
@@ -523,9 +661,17 @@ mod tests {
         }
         let body = match request.into_body().collect(usize::MAX).await {
             Ok(body) => body,
-            Err(error) => return Response::builder().status(500).body(error.to_string().into()).unwrap(),
+            Err(error) => {
+                return Response::builder()
+                    .status(500)
+                    .body(error.to_string().into())
+                    .unwrap();
+            }
         };
-        let mut response = Response::new(Body::from(Bytes::from(format!("{path}:{}", String::from_utf8_lossy(&body)))));
+        let mut response = Response::new(Body::from(Bytes::from(format!(
+            "{path}:{}",
+            String::from_utf8_lossy(&body)
+        ))));
         if path == "/stream" {
             response.extensions_mut().insert(Streamed);
         }
@@ -534,10 +680,14 @@ mod tests {
 
     async fn connect() -> (TcpStream, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let (server, _) = listener.accept().await.unwrap();
         #[expect(clippy::disallowed_methods, reason = "the test owns the task")]
-        let task = tokio::spawn(async move { serve(Connected::Tcp(server), &settings(), &Stop::new(), echo).await });
+        let task = tokio::spawn(async move {
+            serve(Connected::Tcp(server), &settings(), &Stop::new(), echo).await
+        });
         (client, task)
     }
 
@@ -548,19 +698,28 @@ mod tests {
         let mut got = Vec::new();
         client.read_to_end(&mut got).await.unwrap();
         let text = String::from_utf8(got).unwrap();
-        text.lines().filter(|line| !line.starts_with("Date:")).collect::<Vec<_>>().join("\n")
+        text.lines()
+            .filter(|line| !line.starts_with("Date:"))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[tokio::test]
     async fn pipelined_requests_are_answered_in_order() {
         let got = talk(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhiGET /b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
-        assert_eq!(got, "HTTP/1.1 200 OK\nContent-Length: 5\n\n/a:hiHTTP/1.1 200 OK\nContent-Length: 3\nConnection: close\n\n/b:");
+        assert_eq!(
+            got,
+            "HTTP/1.1 200 OK\nContent-Length: 5\n\n/a:hiHTTP/1.1 200 OK\nContent-Length: 3\nConnection: close\n\n/b:"
+        );
     }
 
     #[tokio::test]
     async fn chunked_bodies_come_whole_and_go_in_chunks() {
         let got = talk(b"POST /stream HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\nGET /z HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
-        assert_eq!(got, "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\nd\n/stream:abcde\n0\n\nHTTP/1.1 200 OK\nContent-Length: 3\nConnection: close\n\n/z:");
+        assert_eq!(
+            got,
+            "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\nd\n/stream:abcde\n0\n\nHTTP/1.1 200 OK\nContent-Length: 3\nConnection: close\n\n/z:"
+        );
     }
 
     #[tokio::test]
@@ -581,15 +740,26 @@ mod tests {
     #[tokio::test]
     async fn hanging_up_cancels_the_handler() {
         let (mut client, task) = connect().await;
-        client.write_all(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
         drop(client);
-        tokio::time::timeout(Duration::from_secs(5), task).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(5), task)
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     #[tokio::test]
     async fn one_continue_is_sent_before_the_body() {
         let (mut client, _task) = connect().await;
-        client.write_all(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n").await.unwrap();
+        client
+            .write_all(
+                b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n",
+            )
+            .await
+            .unwrap();
         let mut first = [0; 25];
         client.read_exact(&mut first).await.unwrap();
         assert_eq!(&first, b"HTTP/1.1 100 Continue\r\n\r\n");

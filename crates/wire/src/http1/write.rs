@@ -38,7 +38,11 @@ pub(super) fn field(out: &mut BytesMut, name: &str, value: &[u8]) {
     out.reserve(name.len() + value.len() + 4);
     let mut capital = true;
     for byte in name.bytes() {
-        out.put_u8(if capital { byte.to_ascii_uppercase() } else { byte });
+        out.put_u8(if capital {
+            byte.to_ascii_uppercase()
+        } else {
+            byte
+        });
         capital = byte == b'-';
     }
     out.put_slice(b": ");
@@ -59,7 +63,10 @@ pub(super) fn chunk_size(out: &mut BytesMut, size: usize) {
 /// The `Date` field; its text is kept for as long as the second lasts.
 pub(super) fn date(out: &mut BytesMut) {
     thread_local!(static LAST: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) });
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map(|since| since.as_secs())
+        .unwrap_or_default();
     LAST.with_borrow_mut(|(second, text)| {
         if *second != now {
             *second = now;
@@ -72,18 +79,27 @@ pub(super) fn date(out: &mut BytesMut) {
 /// Seconds since 1970 as `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn http_date(seconds: u64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days to civil date, by eras of 400 years that begin in March.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let pick = |table: &'static [&'static str], index: u64| usize::try_from(index).ok().and_then(|i| table.get(i)).copied().unwrap_or("");
+    let pick = |table: &'static [&'static str], index: u64| {
+        usize::try_from(index)
+            .ok()
+            .and_then(|i| table.get(i))
+            .copied()
+            .unwrap_or("")
+    };
     format!(
         "{}, {day:02} {} {year} {:02}:{:02}:{:02} GMT",
         pick(&DAYS, days % 7),
@@ -108,7 +124,12 @@ mod tests {
 
     #[test]
     fn chunk_sizes_are_lower_case() {
-        for (size, text) in [(0, "0\r\n"), (12, "c\r\n"), (16, "10\r\n"), (0xabcdef, "abcdef\r\n")] {
+        for (size, text) in [
+            (0, "0\r\n"),
+            (12, "c\r\n"),
+            (16, "10\r\n"),
+            (0xabcdef, "abcdef\r\n"),
+        ] {
             let mut out = BytesMut::new();
             chunk_size(&mut out, size);
             assert_eq!(&out[..], text.as_bytes());

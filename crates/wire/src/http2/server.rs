@@ -1,79 +1,54 @@
-//! HTTP over HTTP/2 without TLS: the same handler as over HTTP/1.1, streams in place of connections.
+//! The server side: one task per stream.
 
 use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
 use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{Request, Response};
 use outrigger_core::{Body, BodyError};
 use outrigger_lifecycle::{Scope, Stop};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::{Settings, send};
 use crate::http1::Hangup;
 
-/// Numbers of an HTTP/2 connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Bytes a peer may send ahead on one stream, and on all of them.
-    pub stream_window: u32,
-    pub connection_window: u32,
-    pub max_header_list: u32,
-    /// Pieces waiting to be written, per stream.
-    pub send_buffer: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { stream_window: 256 * 1024, connection_window: 1024 * 1024, max_header_list: 4 * 1024 * 1024, send_buffer: 128 * 1024 }
-    }
-}
-
-impl Settings {
-    pub(crate) fn server(self) -> h2::server::Builder {
-        let mut builder = h2::server::Builder::new();
-        builder
-            .initial_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
-            .max_header_list_size(self.max_header_list)
-            .max_send_buffer_size(self.send_buffer)
-            .max_concurrent_streams(4096);
-        builder
-    }
-
-    pub(crate) fn client(self) -> h2::client::Builder {
-        let mut builder = h2::client::Builder::new();
-        builder
-            .initial_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
-            .max_header_list_size(self.max_header_list)
-            .max_send_buffer_size(self.send_buffer)
-            .enable_push(false);
-        builder
-    }
-}
-
 /// Serves a connection until it ends. `stop` lets running requests finish and refuses new ones.
-pub async fn serve<S, H, F>(io: S, settings: Settings, max_body: Option<u64>, stop: &Stop, handler: H)
-where
+pub async fn serve<S, H, F>(
+    io: S,
+    settings: Settings,
+    max_body: Option<u64>,
+    stop: &Stop,
+    handler: H,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Body>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let streams = Scope::root();
-    run(io, settings, stop, &streams, move |request, respond| exchange(handler.clone(), max_body, request, respond)).await;
+    run(io, settings, stop, &streams, move |request, respond| {
+        exchange(handler.clone(), max_body, request, respond)
+    })
+    .await;
 }
 
 /// The accept loop of a connection, shared with gRPC: one task per stream.
-pub(crate) async fn run<S, E, T>(io: S, settings: Settings, stop: &Stop, streams: &Scope, exchange: E)
-where
+pub(crate) async fn run<S, E, T>(
+    io: S,
+    settings: Settings,
+    stop: &Stop,
+    streams: &Scope,
+    exchange: E,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
     E: Fn(Request<RecvStream>, SendResponse<Bytes>) -> T,
     T: Future<Output = ()> + Send + 'static,
 {
-    let Ok(mut connection) = settings.server().handshake::<_, Bytes>(io).await else { return };
+    let Ok(mut connection) = settings.server().handshake::<_, Bytes>(io).await else {
+        return;
+    };
     let mut pings = connection.ping_pong();
     let mut stopping = false;
     // The peer is asked for a sign of life when it has been silent for long.
@@ -110,19 +85,39 @@ where
 
 async fn pong(pings: &mut Option<h2::PingPong>) -> Option<h2::Pong> {
     match pings {
-        Some(pings) => std::future::poll_fn(|context| pings.poll_pong(context)).await.ok(),
+        Some(pings) => std::future::poll_fn(|context| pings.poll_pong(context))
+            .await
+            .ok(),
         None => None,
     }
 }
 
-async fn exchange<H, F>(handler: H, max_body: Option<u64>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>)
-where
+async fn exchange<H, F>(
+    handler: H,
+    max_body: Option<u64>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) where
     H: Fn(Request<Body>) -> F,
     F: Future<Output = Response<Body>>,
 {
     let (parts, stream) = request.into_parts();
-    let length = parts.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-    let body = if stream.is_end_stream() { Body::EMPTY } else { Body::Stream { stream: Box::pin(Incoming { stream, allowed: max_body.unwrap_or(u64::MAX) }), length } };
+    let length = parts
+        .headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse().ok());
+    let body = if stream.is_end_stream() {
+        Body::EMPTY
+    } else {
+        Body::Stream {
+            stream: Box::pin(Incoming {
+                stream,
+                allowed: max_body.unwrap_or(u64::MAX),
+            }),
+            length,
+        }
+    };
     let response = tokio::select! {
         biased;
         response = handler(Request::from_parts(parts, body)) => response,
@@ -137,7 +132,9 @@ where
     parts.headers.remove(TRANSFER_ENCODING);
     parts.extensions.clear();
     let empty = body.is_empty() || matches!(parts.status.as_u16(), 204 | 304);
-    let Ok(mut stream) = respond.send_response(Response::from_parts(parts, ()), empty) else { return };
+    let Ok(mut stream) = respond.send_response(Response::from_parts(parts, ()), empty) else {
+        return;
+    };
     if empty {
         return;
     }
@@ -166,11 +163,17 @@ struct Incoming {
 impl futures_core::Stream for Incoming {
     type Item = Result<Bytes, BodyError>;
 
-    fn poll_next(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
         let piece = std::task::ready!(self.stream.poll_data(context));
         std::task::Poll::Ready(piece.map(|piece| {
             let piece = piece.map_err(|error| BodyError::Cut(error.to_string()))?;
-            self.stream.flow_control().release_capacity(piece.len()).ok();
+            self.stream
+                .flow_control()
+                .release_capacity(piece.len())
+                .ok();
             match self.allowed.checked_sub(piece.len() as u64) {
                 Some(left) => {
                     self.allowed = left;
@@ -180,28 +183,4 @@ impl futures_core::Stream for Incoming {
             }
         }))
     }
-}
-
-/// Sends a piece within the peer's window, waiting where it is full.
-///
-/// # Errors
-/// When the stream or the connection is gone.
-pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut piece: Bytes, end: bool) -> Result<(), h2::Error> {
-    // What fits now goes out without asking.
-    while piece.len() > stream.capacity() {
-        stream.reserve_capacity(piece.len());
-        match std::future::poll_fn(|context| stream.poll_capacity(context)).await {
-            Some(granted) => {
-                let granted = granted?.min(piece.len());
-                if granted == piece.len() {
-                    break;
-                }
-                if granted > 0 {
-                    stream.send_data(piece.split_to(granted), false)?;
-                }
-            }
-            None => return Err(h2::Error::from(h2::Reason::CANCEL)),
-        }
-    }
-    stream.send_data(piece, end)
 }
