@@ -1,0 +1,356 @@
+//! A component as the rest of the sidecar holds it: by name, connected or not.
+//!
+//! A [`Handle`] outlives every connection of its component. Asking for the instance is one atomic load while the
+//! component is ready; otherwise the caller waits for a bounded time and is then told what stands in the way.
+//! The supervisor of `outrigger-sidecar` is the only one to change what a handle shows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use outrigger_component_api::{
+    Catalog, ComponentError, ComponentName, Kind, NameResolver, PubSub, SecretStore, StateStore,
+};
+use outrigger_core::ApiError;
+use outrigger_lifecycle::connection::{Failure, State, Status};
+use outrigger_lifecycle::{Clock, Moment};
+use outrigger_telemetry::Metrics;
+use tokio::sync::{mpsc, watch};
+
+use crate::about::About;
+use crate::errors;
+
+/// Callers beyond this many do not wait for a component that is not ready.
+const MAX_WAITERS: usize = 1_000;
+
+/// What is known of a component without asking it.
+#[derive(Clone, Debug)]
+pub struct Info {
+    pub name: ComponentName,
+    /// `state.redis`.
+    pub type_name: String,
+    /// `v1`, or empty where the resource has none.
+    pub version: String,
+    pub kind: Kind,
+    /// `ignoreErrors`: never counts for strictness, deadlines or readiness.
+    pub optional: bool,
+}
+
+impl Info {
+    /// `state.redis/v1`.
+    pub fn full_type(&self) -> String {
+        format!(
+            "{}/{}",
+            self.type_name,
+            if self.version.is_empty() {
+                "v1"
+            } else {
+                &self.version
+            }
+        )
+    }
+}
+
+/// What a handle tells its supervisor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signal {
+    /// Somebody needs the component and it is not ready.
+    Wanted,
+    /// A call failed in a way that casts doubt on the connection.
+    Suspected,
+}
+
+/// One component. Kept by name in the [`Registry`](crate::Registry).
+pub struct Handle<T: ?Sized> {
+    pub info: Info,
+    clock: Clock,
+    instance: ArcSwapOption<Instance<T>>,
+    status: watch::Sender<Status>,
+    signals: mpsc::Sender<Signal>,
+    waiters: AtomicUsize,
+    /// Milliseconds from the process's start to the last successful call.
+    last_used: AtomicU64,
+}
+
+/// A connected instance, with what the runtime itself reads from the component's properties.
+pub struct Instance<T: ?Sized> {
+    pub driver: Arc<T>,
+    pub about: Arc<About>,
+}
+
+/// How long callers wait for a component that is not ready.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    pub wait: Duration,
+}
+
+/// The supervisor's side of a handle.
+pub struct Control<T: ?Sized> {
+    pub handle: Arc<Handle<T>>,
+    pub signals: mpsc::Receiver<Signal>,
+}
+
+impl<T: ?Sized> Handle<T> {
+    /// A handle of a component that has not been connected yet.
+    pub fn new(info: Info, clock: Clock, status: Status) -> Control<T> {
+        let (signals, received) = mpsc::channel(16);
+        let (status, _) = watch::channel(status);
+        let handle = Self {
+            info,
+            clock,
+            instance: ArcSwapOption::const_empty(),
+            status,
+            signals,
+            waiters: AtomicUsize::new(0),
+            last_used: AtomicU64::new(0),
+        };
+        Control {
+            handle: Arc::new(handle),
+            signals: received,
+        }
+    }
+
+    /// The instance, if the component is ready.
+    pub fn instance(&self) -> Option<Arc<Instance<T>>> {
+        self.instance.load_full()
+    }
+
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// How many callers are waiting.
+    pub fn waiters(&self) -> usize {
+        self.waiters.load(Ordering::Relaxed)
+    }
+
+    /// The instance, waiting for it where that makes sense.
+    ///
+    /// # Errors
+    /// What the caller is to be told.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn ready(&self, patience: Patience) -> Result<Arc<Instance<T>>, ApiError> {
+        match self.instance() {
+            Some(instance) => Ok(instance),
+            None => self.wait(patience).await,
+        }
+    }
+
+    async fn wait(&self, patience: Patience) -> Result<Arc<Instance<T>>, ApiError> {
+        let status = self.status();
+        self.want();
+        if !self.worth_waiting(&status, patience) {
+            return self.instance().ok_or_else(|| self.not_ready());
+        }
+        let _place = Waiting::begin(&self.waiters);
+        if self.waiters() > MAX_WAITERS {
+            return Err(self.not_ready());
+        }
+        let mut watch = self.watch();
+        let ready = async {
+            loop {
+                if let Some(instance) = self.instance() {
+                    return Some(instance);
+                }
+                let hopeless = {
+                    let status = watch.borrow_and_update();
+                    matches!(status.state, State::Rejected | State::Closing)
+                };
+                if hopeless || watch.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        match tokio::time::timeout(patience.wait, ready).await {
+            Ok(Some(instance)) => Ok(instance),
+            Ok(None) | Err(_) => Err(self.not_ready()),
+        }
+    }
+
+    fn worth_waiting(&self, status: &Status, patience: Patience) -> bool {
+        match status.state {
+            State::Ready | State::Connecting => true,
+            State::Unavailable => {
+                let fast = status
+                    .failure
+                    .as_ref()
+                    .is_none_or(|failure| failure.class.is_fast());
+                // A kick may bring the attempt forward, so its distance alone does not decide.
+                fast && status.next_attempt.is_some()
+            }
+            State::Pending => status.failure.is_none() && patience.wait > Duration::ZERO,
+            State::Rejected | State::Closing => false,
+        }
+    }
+
+    /// What a caller is told of a component that does not serve now.
+    pub fn not_ready(&self) -> ApiError {
+        errors::component::not_ready(&self.info, &self.status(), self.clock.now())
+    }
+
+    /// What a caller is told when the connection broke under its call.
+    pub fn lost(&self, error: &ComponentError) -> ApiError {
+        let mut status = self.status();
+        if status.state == State::Ready {
+            // The supervisor is about to find out; the caller need not wait for that.
+            status.state = State::Unavailable;
+            status.failure = Some(error.clone().into_failure());
+            status.next_attempt = Some(self.clock.now() + Duration::from_millis(500));
+        }
+        errors::component::not_ready(&self.info, &status, self.clock.now())
+    }
+
+    /// A call succeeded: as good as a ping.
+    pub fn used(&self) {
+        let millis = self.clock.now().distance_from_start().as_millis();
+        self.last_used
+            .store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub fn last_used(&self) -> Moment {
+        Moment::from_start(Duration::from_millis(
+            self.last_used.load(Ordering::Relaxed),
+        ))
+    }
+
+    /// Somebody will need the component soon.
+    pub fn want(&self) {
+        self.signals.try_send(Signal::Wanted).ok();
+    }
+
+    /// A call failed on its connection.
+    pub fn suspect(&self) {
+        self.signals.try_send(Signal::Suspected).ok();
+    }
+
+    /// Shows what the connection machine says. Only the supervisor calls it.
+    pub fn show(&self, status: Status) {
+        self.status.send_replace(status);
+    }
+
+    /// Puts an instance in place, or takes it away. Only the supervisor calls it.
+    pub fn install(&self, driver: Option<(Arc<T>, Arc<About>)>) -> Option<Arc<Instance<T>>> {
+        self.instance
+            .swap(driver.map(|(driver, about)| Arc::new(Instance { driver, about })))
+    }
+
+    /// The last failure, for people.
+    pub fn failure(&self) -> Option<Failure> {
+        self.status.borrow().failure.clone()
+    }
+}
+
+impl<T: ?Sized> std::fmt::Debug for Handle<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} ({}) {}",
+            self.info.name,
+            self.info.type_name,
+            self.status.borrow().state
+        )
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A handle of any kind.
+#[derive(Clone, Debug)]
+pub enum AnyHandle {
+    State(Arc<Handle<dyn StateStore>>),
+    PubSub(Arc<Handle<dyn PubSub>>),
+    Secrets(Arc<Handle<dyn SecretStore>>),
+    Names(Arc<Handle<dyn NameResolver>>),
+}
+
+macro_rules! each {
+    ($any:expr, $handle:ident => $do:expr) => {
+        match $any {
+            AnyHandle::State($handle) => $do,
+            AnyHandle::PubSub($handle) => $do,
+            AnyHandle::Secrets($handle) => $do,
+            AnyHandle::Names($handle) => $do,
+        }
+    };
+}
+
+impl AnyHandle {
+    pub fn info(&self) -> &Info {
+        each!(self, handle => &handle.info)
+    }
+
+    pub fn status(&self) -> Status {
+        each!(self, handle => handle.status())
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        each!(self, handle => handle.watch())
+    }
+
+    pub fn waiters(&self) -> usize {
+        each!(self, handle => handle.waiters())
+    }
+
+    pub fn last_used(&self) -> Moment {
+        each!(self, handle => handle.last_used())
+    }
+
+    /// The words of the metadata API. Those of a component that was never connected are not known.
+    pub fn capabilities(&self) -> Vec<&'static str> {
+        match self {
+            Self::State(handle) => handle
+                .instance()
+                .map(|instance| instance.driver.features().capabilities())
+                .unwrap_or_default(),
+            Self::PubSub(handle) => handle
+                .instance()
+                .map(|instance| instance.driver.features().capabilities())
+                .unwrap_or_default(),
+            Self::Secrets(_) | Self::Names(_) => Vec::new(),
+        }
+    }
+}
+
+/// Shows a component's state in the metrics.
+pub fn record_state(metrics: &Metrics, info: &Info, state: State) {
+    for other in State::ALL {
+        metrics.component_state.set(
+            [info.name.as_str(), &info.type_name, other.name()],
+            f64::from(u8::from(other == state)),
+        );
+    }
+}
+
+/// The prefix of a type tells its kind, whether we know the type or not.
+pub fn kind_of(type_name: &str) -> Option<Kind> {
+    [Kind::State, Kind::PubSub, Kind::Secrets, Kind::Names]
+        .into_iter()
+        .find(|kind| {
+            type_name
+                .to_ascii_lowercase()
+                .starts_with(&format!("{}.", kind.prefix()))
+        })
+}
+
+/// So that who assembles need not name the catalog's crate.
+pub type Types = Catalog;

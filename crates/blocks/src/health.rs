@@ -1,0 +1,83 @@
+//! Health: whether calls are served, and whether the app behind is being served too.
+
+use std::sync::Arc;
+
+use outrigger_core::{ApiError, AppId};
+use outrigger_lifecycle::phase::Phase;
+use tokio::sync::watch;
+
+use crate::errors::invoke as told;
+
+/// The health API.
+#[derive(Clone, Debug)]
+pub struct Health {
+    pub app_id: AppId,
+    pub phase: watch::Receiver<Phase>,
+    /// Components that must be ready for readiness, by the user's choice; their names when they are not.
+    pub missing: Arc<dyn Missing>,
+}
+
+/// Names what stands between the sidecar and readiness besides its phase.
+pub trait Missing: std::fmt::Debug + Send + Sync {
+    /// For `healthz`.
+    fn for_ready(&self) -> Vec<String>;
+
+    /// For `healthz/outbound`.
+    fn for_outbound(&self) -> bool;
+}
+
+/// Nothing is demanded of components.
+#[derive(Clone, Copy, Debug)]
+pub struct NothingMissing;
+
+impl Missing for NothingMissing {
+    fn for_ready(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn for_outbound(&self) -> bool {
+        false
+    }
+}
+
+impl Health {
+    /// `healthz`.
+    ///
+    /// # Errors
+    /// With the names of what is missing.
+    pub fn ready(&self, app_id: Option<&str>) -> Result<(), ApiError> {
+        if app_id.is_some_and(|app_id| !app_id.is_empty() && app_id != self.app_id.as_str()) {
+            return Err(told::app_id_mismatch());
+        }
+        let phase = *self.phase.borrow();
+        let mut missing = Vec::new();
+        if !phase.is_healthy() {
+            missing.push(
+                if phase.is_ending() {
+                    "drain"
+                } else {
+                    "runtime"
+                }
+                .to_owned(),
+            );
+        }
+        missing.extend(self.missing.for_ready());
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(told::not_ready(&missing))
+        }
+    }
+
+    /// `healthz/outbound`.
+    ///
+    /// # Errors
+    /// While calls are not served yet, or not any more.
+    pub fn outbound(&self) -> Result<(), ApiError> {
+        if self.phase.borrow().serves_outbound() && !self.missing.for_outbound() {
+            Ok(())
+        } else {
+            Err(told::outbound_not_ready())
+        }
+    }
+}

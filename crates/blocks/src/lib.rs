@@ -1,0 +1,63 @@
+//! The building blocks: what Dapr's API means, whichever protocol asks.
+//!
+//! Each verb is written once here and called by both edges. A verb finds its component in the [`Registry`], goes to it
+//! through the [`guard`], and has its errors in [`errors`].
+//! Owns: state, publish and subscribe, invocation, secrets, metadata, health; how callers wait for components.
+//! Never: knows HTTP or gRPC framing, a technology, a file or a port. What it calls outside it declares as traits
+//! ([`app::AppChannel`], [`invoke::PeerClient`], [`invoke::EndpointClient`]), which `outrigger-channel` implements.
+//! Start at [`state`] for a read from end to end, at [`pubsub::deliver`] for the way of a message.
+
+pub mod about;
+pub mod absent;
+pub mod activity;
+pub mod app;
+pub mod component;
+pub mod errors;
+pub mod fields;
+pub mod guard;
+pub mod health;
+pub mod invoke;
+pub mod metadata;
+pub mod pubsub;
+pub mod registry;
+pub mod resolve;
+pub mod secrets;
+pub mod state;
+
+pub use about::{About, Origin};
+pub use component::{AnyHandle, Control, Handle, Info, Instance, Patience, Signal};
+pub use guard::Guard;
+pub use registry::{Registry, Rejected, Table};
+
+use std::sync::Arc;
+
+use outrigger_core::{AppId, Namespace};
+use outrigger_telemetry::Metrics;
+use outrigger_telemetry::span::Tracer;
+use tokio::sync::mpsc;
+
+/// Everything that the API edges call.
+#[derive(Debug)]
+pub struct Blocks {
+    pub app_id: AppId,
+    pub namespace: Namespace,
+    pub registry: Arc<Registry>,
+    pub state: state::State,
+    pub publisher: Arc<pubsub::Publisher>,
+    pub subscriptions: Arc<pubsub::Subscriptions>,
+    pub secrets: secrets::Secrets,
+    pub invoke: Arc<invoke::Invoke>,
+    pub metadata: metadata::MetadataApi,
+    pub health: health::Health,
+    pub metrics: Arc<Metrics>,
+    pub tracer: Tracer,
+    pub activity: Arc<activity::Activity>,
+    pub stop: mpsc::UnboundedSender<StopRequest>,
+}
+
+/// A stop that was asked for over the API.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopRequest {
+    Graceful,
+    Forced,
+}
