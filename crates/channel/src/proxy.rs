@@ -1,0 +1,352 @@
+//! gRPC calls of user services, passed on without being decoded.
+//!
+//! A call that no service of ours knows names its target in metadata: our own app, or another one behind its sidecar.
+//! Only the opening of a call is ever repeated: what has left us is not sent twice.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::CONTENT_TYPE;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use outrigger_blocks::fields::{
+    API_TOKEN, APP_ID, CALLEE_APP_ID, CALLER_APP_ID, CALLER_NAMESPACE, TRACE_PARENT,
+};
+use outrigger_blocks::invoke::{Admission, Invoke, normalise_method, split_id};
+use outrigger_core::Secret;
+use outrigger_core::error::GrpcCode;
+use outrigger_core::trace::TraceContext;
+use outrigger_policy::{Attempts, Next, Retry};
+use outrigger_wire::grpc::{Call, CallError, Channel, Ended, Exchange, Status, relay};
+
+use crate::peer::{Access, PeerPool};
+use crate::trace::add_trace;
+
+/// Which of our servers a call came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// From our app.
+    Api,
+    /// From another sidecar.
+    Internal,
+}
+
+/// Passes calls on.
+pub struct Proxy {
+    pub invoke: Arc<Invoke>,
+    pub peers: Arc<PeerPool>,
+    /// The connection to our app.
+    pub app: Option<Arc<Channel>>,
+    pub app_token: Option<Secret>,
+    pub access: Access,
+    /// Bytes of a message.
+    pub max_message: usize,
+    /// Spans and traces are passed on.
+    pub traced: bool,
+}
+
+impl Proxy {
+    /// Passes one call on. `trace` is what its span hands down.
+    pub async fn pass(
+        &self,
+        exchange: Exchange,
+        side: Side,
+        trace: Option<&TraceContext>,
+    ) -> GrpcCode {
+        let limit = timeout_of(&exchange.head.headers);
+        let Exchange {
+            head,
+            messages,
+            mut reply,
+            ..
+        } = exchange;
+        let marked = head.headers.contains_key(APP_ID);
+        let app_id = match self.target(&head.headers, head.uri.path()) {
+            Ok(app_id) => app_id,
+            Err(status) => {
+                reply.end(HeaderMap::new(), &status);
+                return status.code;
+            }
+        };
+        let started = Instant::now();
+        let streaming = head.headers.get("dapr-stream").is_some_and(|value| {
+            matches!(
+                value.as_bytes(),
+                b"1" | b"true" | b"TRUE" | b"True" | b"yes" | b"y" | b"on"
+            )
+        });
+        let kind = if streaming { "streaming" } else { "unary" };
+        if marked && side == Side::Api {
+            self.invoke
+                .metrics
+                .invocation_req_sent
+                .add([&app_id, kind], 1);
+        }
+        let passing = async {
+            let call = self
+                .open(&app_id, head.uri.path(), head.headers, side, trace)
+                .await?;
+            match relay(messages, &mut reply, call, self.max_message).await {
+                Ended::Passed(code) => Ok(code),
+                Ended::Gone => Ok(GrpcCode::Cancelled),
+                Ended::Failed(status) => Err(status),
+            }
+        };
+        let outcome = match limit {
+            Some(limit) => tokio::time::timeout(limit, passing)
+                .await
+                .unwrap_or_else(|_| {
+                    Err(Status::new(
+                        GrpcCode::DeadlineExceeded,
+                        "context deadline exceeded".to_owned(),
+                    ))
+                }),
+            None => passing.await,
+        };
+        let code = match outcome {
+            Ok(code) => code,
+            Err(status) => {
+                reply.end(HeaderMap::new(), &status);
+                status.code
+            }
+        };
+        if marked && side == Side::Api {
+            let mut number = [0; 5];
+            let status = outrigger_blocks::invoke::decimal(u16::from(code.number()), &mut number);
+            self.invoke
+                .metrics
+                .invocation_res_recv
+                .add([&app_id, status, kind], 1);
+            self.invoke
+                .metrics
+                .invocation_res_recv_latency
+                .observe([&app_id, status], started.elapsed().as_millis() as f64);
+        }
+        code
+    }
+
+    /// Whom the metadata names.
+    fn target(&self, headers: &HeaderMap, path: &str) -> Result<String, Status> {
+        let named = |name| {
+            headers
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+                .filter(|id| !id.is_empty())
+        };
+        let missing = if self.traced && !path.starts_with("/dapr.proto.runtime.") {
+            "cannot proxy request: missing dapr-callee-app-id or dapr-app-id metadata"
+        } else {
+            "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found"
+        };
+        named(CALLEE_APP_ID)
+            .or_else(|| named(APP_ID))
+            .map(str::to_owned)
+            .ok_or_else(|| Status::unknown(missing))
+    }
+
+    /// Opens the call at its target, again if nothing has left us.
+    async fn open(
+        &self,
+        app_id: &str,
+        path: &str,
+        mut headers: HeaderMap,
+        side: Side,
+        trace: Option<&TraceContext>,
+    ) -> Result<Call, Status> {
+        let (id, namespace) =
+            split_id(app_id).ok_or_else(|| Status::unknown(format!("invalid app id {app_id}")))?;
+        let namespace = namespace.unwrap_or(self.invoke.namespace.as_str());
+        headers.remove(APP_ID);
+        if id == self.invoke.app_id.as_str() {
+            return self.open_app(path, headers, side).await;
+        }
+        self.stamp(&mut headers, id);
+        if let Some(trace) = trace {
+            add_trace(&mut headers, trace);
+        } else if self.traced && !headers.contains_key(TRACE_PARENT) {
+            add_trace(&mut headers, &TraceContext::default());
+        }
+        let path =
+            PathAndQuery::try_from(path).map_err(|error| Status::internal(error.to_string()))?;
+        let mut attempts = Attempts::new(Retry::BUILT_IN_INVOCATION, None);
+        loop {
+            let failure = match self
+                .open_peer(id, namespace, path.clone(), headers.clone())
+                .await
+            {
+                Ok(call) => return Ok(call),
+                Err(failure) => failure,
+            };
+            let transient = failure.unsent
+                && matches!(
+                    failure.status.code,
+                    GrpcCode::Unavailable | GrpcCode::Unauthenticated
+                );
+            match attempts.after(transient, self.invoke.clock.now()) {
+                Next::RetryAt(moment) => self.invoke.clock.until(moment).await,
+                _ => return Err(failure.status),
+            }
+        }
+    }
+
+    async fn open_peer(
+        &self,
+        id: &str,
+        namespace: &str,
+        path: PathAndQuery,
+        headers: HeaderMap,
+    ) -> Result<Call, CallError> {
+        let unsent = |status| CallError {
+            status,
+            unsent: true,
+        };
+        let address = self
+            .invoke
+            .resolver
+            .resolve(id, namespace)
+            .await
+            .map_err(|error| {
+                let failure = error.failure();
+                unsent(Status::new(
+                    failure.code.unwrap_or(GrpcCode::Unknown),
+                    failure.message,
+                ))
+            })?;
+        let channel = self
+            .peers
+            .channel(&address)
+            .map_err(|failure| unsent(Status::internal(failure.message)))?;
+        let opened = channel.start(path, headers).await;
+        if let Err(failure) = &opened
+            && failure.unsent
+        {
+            use outrigger_blocks::invoke::PeerClient as _;
+            self.peers.forget(&address);
+            self.invoke
+                .resolver
+                .unreachable(id, namespace, &address)
+                .await;
+        }
+        opened
+    }
+
+    async fn open_app(
+        &self,
+        path: &str,
+        mut headers: HeaderMap,
+        side: Side,
+    ) -> Result<Call, Status> {
+        let method = normalise_method(path).map_err(|reason| {
+            Status::new(
+                GrpcCode::InvalidArgument,
+                format!("invalid method: {reason}"),
+            )
+        })?;
+        self.access
+            .check(&self.invoke.metrics, &method, "NONE")
+            .map_err(|reason| Status::new(GrpcCode::PermissionDenied, reason))?;
+        if matches!(
+            *self.invoke.admission.borrow(),
+            Admission::NotReadyYet | Admission::Draining
+        ) {
+            // `own_app` has the words.
+            let refusal = self
+                .invoke
+                .own_app()
+                .err()
+                .and_then(|failure| failure.told)
+                .map(|error| Status::from(&*error));
+            return Err(
+                refusal.unwrap_or_else(|| Status::unavailable("the application is not ready yet"))
+            );
+        }
+        let Some(app) = &self.app else {
+            return Err(Status::unavailable(
+                "connection error: desc = \"transport: Error while dialing: dial tcp 127.0.0.1:0: connect: connection refused\"",
+            ));
+        };
+        headers.remove(API_TOKEN);
+        if side == Side::Api {
+            for name in [CALLER_APP_ID, CALLER_NAMESPACE] {
+                headers.remove(name);
+            }
+        }
+        if let Some(token) = self
+            .app_token
+            .as_ref()
+            .and_then(|token| HeaderValue::from_str(token.reveal()).ok())
+        {
+            headers.insert(API_TOKEN, token);
+        }
+        let path = PathAndQuery::try_from(format!("/{}", method.trim_start_matches('/')))
+            .map_err(|error| Status::internal(error.to_string()))?;
+        app.start(path, headers)
+            .await
+            .map_err(|failure| failure.status)
+    }
+
+    /// Says who calls whom; what the caller said of that is gone.
+    fn stamp(&self, headers: &mut HeaderMap, callee: &str) {
+        let stamp = self.peers.stamp();
+        for (name, value) in [
+            (CALLER_APP_ID, stamp.app_id.as_str()),
+            (CALLER_NAMESPACE, stamp.namespace.as_str()),
+            (CALLEE_APP_ID, callee),
+        ] {
+            match HeaderValue::from_str(value) {
+                Ok(value) => headers.insert(name, value),
+                Err(_) => headers.remove(name),
+            };
+        }
+    }
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Proxy")
+    }
+}
+
+/// The caller's deadline.
+pub fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
+    const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+    let text = headers.get(TIMEOUT)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// Whether a request is gRPC at all.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_have_units() {
+        let of = |text: &'static str| {
+            timeout_of(&HeaderMap::from_iter([(
+                HeaderName::from_static("grpc-timeout"),
+                HeaderValue::from_static(text),
+            )]))
+        };
+        assert_eq!(of("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(of("2H"), Some(Duration::from_secs(7200)));
+        for bad in ["", "5", "S", "123456789S", "1x", "-1S"] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! What every call passes through, in order: allow list, token, trace, metrics, API log, verb or proxy.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::USER_AGENT;
+use http::{HeaderMap, HeaderValue};
+use outrigger_blocks::Blocks;
+use outrigger_blocks::fields::{API_TOKEN, APP_ID, BAGGAGE, CALLEE_APP_ID, GRPC_TRACE};
+use outrigger_channel::proxy::{Proxy, Side, timeout_of};
+use outrigger_channel::trace::trace_of;
+use outrigger_core::Secret;
+use outrigger_core::error::{Detail, GrpcCode};
+use outrigger_core::secret::equal_in_constant_time;
+use outrigger_core::trace::{TraceContext, check_baggage};
+use outrigger_proto::Message;
+use outrigger_telemetry::metrics::Sizes;
+use outrigger_telemetry::span::{Kind, Span};
+use outrigger_wire::grpc::{Exchange, Messages, Reply, Status, encode};
+use tracing::info;
+
+use crate::method::{Method, Rule};
+use crate::{health, reflection, verbs};
+
+const DAPR: &str = "/dapr.proto.runtime.v1.Dapr/";
+const TASK_HUB: &str = "/TaskHubSidecarService/";
+/// What reflection lists.
+const SERVICES: &[&str] = &[
+    "TaskHubSidecarService",
+    "dapr.proto.runtime.v1.Dapr",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
+/// What the user chose for the gRPC API.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// `DAPR_API_TOKEN`.
+    pub token: Option<Secret>,
+    pub allowed: Vec<Rule>,
+    pub denied: Vec<Rule>,
+    pub log: Option<ApiLog>,
+    /// Bytes of a message that we send.
+    pub max_message: usize,
+}
+
+/// The API log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ApiLog {
+    pub health_checks: bool,
+}
+
+/// The gRPC API.
+pub struct Api {
+    pub(crate) blocks: Arc<Blocks>,
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) settings: Settings,
+}
+
+/// A call under way.
+pub(crate) struct Context {
+    pub metadata: HeaderMap,
+    pub span: Span,
+    /// Of the reply.
+    pub headers: HeaderMap,
+    pub trailers: HeaderMap,
+}
+
+impl Context {
+    /// The trace as events show it; empty where there is none.
+    pub(crate) fn trace(&self) -> (String, String) {
+        let context = self.span.context();
+        if context.is_valid() {
+            (context.header(), context.state.clone())
+        } else {
+            (String::new(), String::new())
+        }
+    }
+}
+
+impl Api {
+    pub fn new(blocks: Arc<Blocks>, proxy: Arc<Proxy>, settings: Settings) -> Self {
+        Self {
+            blocks,
+            proxy,
+            settings,
+        }
+    }
+
+    /// Answers a call.
+    pub async fn handle(&self, exchange: Exchange) {
+        let path = exchange.path().to_owned();
+        let method = path.strip_prefix(DAPR).and_then(Method::find);
+        if let Some(method) = method
+            && !method.is_shown(&self.settings.allowed, &self.settings.denied)
+        {
+            return exchange.refuse(
+                HeaderMap::new(),
+                &http_status(
+                    GrpcCode::Unimplemented,
+                    "Not Implemented",
+                    "501",
+                    "requested endpoint is not available",
+                ),
+            );
+        }
+        let named = exchange.head.headers.contains_key(APP_ID)
+            || exchange.head.headers.contains_key(CALLEE_APP_ID);
+        if !named && matches!(path.as_str(), health::CHECK | health::WATCH) {
+            return if path == health::CHECK {
+                health::check(exchange, &self.blocks).await
+            } else {
+                health::watch(exchange, &self.blocks).await
+            };
+        }
+        if let Err(why) = self.may_enter(&exchange.head.headers) {
+            return exchange.refuse(
+                HeaderMap::new(),
+                &http_status(GrpcCode::Unauthenticated, "Unauthorized", "401", why),
+            );
+        }
+
+        let streams = matches!(method, Some(Method::SubscribeTopicEventsAlpha1))
+            || path.starts_with("/grpc.reflection.");
+        let _running = (!streams).then(|| self.blocks.activity.begin());
+        let started = Instant::now();
+        let agent = self
+            .settings
+            .log
+            .and_then(|_| exchange.head.headers.get(USER_AGENT).cloned());
+        let code = match method {
+            Some(method) => self.serve(exchange, method, &path, started).await,
+            None if matches!(path.as_str(), reflection::V1 | reflection::V1_ALPHA)
+                && (named || !self.blocks.tracer.is_on()) =>
+            {
+                reflection::serve(exchange, SERVICES).await;
+                GrpcCode::Ok
+            }
+            None if path.starts_with(TASK_HUB) => task_hub(exchange),
+            None => self.pass(exchange, &path, started).await,
+        };
+        if self.settings.log.is_some() {
+            let useragent = agent
+                .as_ref()
+                .and_then(|agent| agent.to_str().ok())
+                .unwrap_or_default();
+            let duration = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            info!(target: "dapr.runtime.grpc.api-info", method = path, code = code.name(), duration, useragent, "gRPC API Called");
+        }
+    }
+
+    fn may_enter(&self, metadata: &HeaderMap) -> Result<(), &'static str> {
+        let Some(token) = &self.settings.token else {
+            return Ok(());
+        };
+        let Some(given) = metadata.get(API_TOKEN) else {
+            return Err("missing api token in request metadata");
+        };
+        if equal_in_constant_time(given.as_bytes(), token.reveal().as_bytes()) {
+            Ok(())
+        } else {
+            Err("authentication error: api token mismatch")
+        }
+    }
+
+    /// A call of ours.
+    async fn serve(
+        &self,
+        exchange: Exchange,
+        method: Method,
+        path: &str,
+        started: Instant,
+    ) -> GrpcCode {
+        let limit = timeout_of(&exchange.head.headers);
+        let Exchange {
+            head,
+            messages,
+            reply,
+            ..
+        } = exchange;
+        let mut context = Context {
+            metadata: head.headers,
+            span: Span::passing(TraceContext::default()),
+            headers: HeaderMap::new(),
+            trailers: HeaderMap::new(),
+        };
+        if self.blocks.tracer.is_on() {
+            if let Err(status) = echo_baggage(&context.metadata, &mut context.headers) {
+                return finish(reply, context, &status);
+            }
+            let came = trace_of(&context.metadata);
+            context.span = self
+                .blocks
+                .tracer
+                .start(came.as_ref(), Kind::Client, || path.to_owned());
+            if method != Method::InvokeService {
+                put_binary(&mut context.headers, context.span.context());
+            }
+        }
+        match method {
+            Method::SubscribeTopicEventsAlpha1 => {
+                verbs::subscribe::serve(self, messages, reply, context).await
+            }
+            Method::SubscribeActorEventsAlpha1
+            | Method::EncryptAlpha1
+            | Method::DecryptAlpha1
+            | Method::SubscribeConfiguration
+            | Method::SubscribeConfigurationAlpha1 => {
+                let status = verbs::absent::stream(self, method, messages).await;
+                finish(reply, context, &status)
+            }
+            _ => {
+                self.unary(method, path, messages, reply, context, limit, started)
+                    .await
+            }
+        }
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a call, taken apart once"
+    )]
+    async fn unary(
+        &self,
+        method: Method,
+        path: &str,
+        mut messages: Messages,
+        mut reply: Reply,
+        mut context: Context,
+        limit: Option<Duration>,
+        started: Instant,
+    ) -> GrpcCode {
+        let outcome = {
+            let work = async {
+                let request = only(&mut messages).await?;
+                let received = request.len();
+                verbs::call(self, &mut context, method, request)
+                    .await
+                    .map(|answer| (answer, received))
+            };
+            let limited = async {
+                match limit {
+                    Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+                        Err(Status::new(
+                            GrpcCode::DeadlineExceeded,
+                            "context deadline exceeded".to_owned(),
+                        ))
+                    }),
+                    None => work.await,
+                }
+            };
+            tokio::select! {
+                biased;
+                outcome = limited => outcome,
+                // Whoever hangs up cancels the call.
+                () = reply.cancelled() => return GrpcCode::Cancelled,
+            }
+        };
+        let outcome = outcome.and_then(|(answer, received)| {
+            // The frame's prefix is no part of the message.
+            let sent = answer.len().saturating_sub(5);
+            if sent > self.settings.max_message {
+                return Err(Status::new(
+                    GrpcCode::ResourceExhausted,
+                    format!(
+                        "grpc: trying to send message larger than max ({sent} vs. {})",
+                        self.settings.max_message
+                    ),
+                ));
+            }
+            Ok((answer, received, sent))
+        });
+        let (code, sizes) = outcome.as_ref().map_or_else(
+            |status| (status.code, (0, 0)),
+            |(_, received, sent)| (GrpcCode::Ok, (*received, *sent)),
+        );
+        let sizes = Sizes {
+            received: sizes.0 as u64,
+            sent: sizes.1 as u64,
+        };
+        self.blocks
+            .metrics
+            .grpc_server(path, code.name(), Some(sizes), started.elapsed());
+        match outcome {
+            Ok((answer, ..)) => {
+                let Context {
+                    mut span,
+                    headers,
+                    trailers,
+                    ..
+                } = context;
+                let status = Status {
+                    metadata: trailers,
+                    ..Status::ok()
+                };
+                reply.unary(headers, answer, &status);
+                if span.is_recording() {
+                    span.attribute("dapr.api", || path.to_owned());
+                    span.attribute("dapr.protocol", || "grpc".to_owned());
+                }
+                span.finish();
+                GrpcCode::Ok
+            }
+            Err(status) => {
+                if let Some(reason) = reason_of(&status) {
+                    self.blocks.metrics.error(&reason, "grpc");
+                }
+                if context.span.is_recording() {
+                    context.span.attribute("dapr.api", || path.to_owned());
+                    context
+                        .span
+                        .attribute("dapr.protocol", || "grpc".to_owned());
+                }
+                finish(reply, context, &status)
+            }
+        }
+    }
+
+    /// A call of a user's service.
+    async fn pass(&self, mut exchange: Exchange, path: &str, started: Instant) -> GrpcCode {
+        let marked = exchange.head.headers.contains_key(APP_ID);
+        let mut headers = HeaderMap::new();
+        let mut span = None;
+        if self.blocks.tracer.is_on() {
+            if let Err(status) = echo_baggage(&exchange.head.headers, &mut headers) {
+                exchange.refuse(HeaderMap::new(), &status);
+                return status.code;
+            }
+            let came = trace_of(&exchange.head.headers);
+            let own = exchange
+                .head
+                .headers
+                .get(CALLEE_APP_ID)
+                .or_else(|| exchange.head.headers.get(APP_ID))
+                .is_some_and(|id| id.as_bytes() == self.blocks.app_id.as_str().as_bytes());
+            let started = self.blocks.tracer.start(
+                came.as_ref(),
+                if own { Kind::Server } else { Kind::Client },
+                || path.to_owned(),
+            );
+            span = Some(started);
+        }
+        let context = span
+            .as_ref()
+            .map(Span::context)
+            .filter(|context| context.is_valid())
+            .cloned();
+        if let Some(context) = &context {
+            outrigger_channel::trace::hand_down(&mut exchange.head.headers, context);
+        }
+        let code = self.proxy.pass(exchange, Side::Api, context.as_ref()).await;
+        if let Some(mut span) = span {
+            if code != GrpcCode::Ok {
+                span.fail(|| code.name().to_owned());
+            }
+            span.finish();
+        }
+        if marked {
+            self.blocks
+                .metrics
+                .grpc_server(path, code.name(), None, started.elapsed());
+        }
+        code
+    }
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Api")
+    }
+}
+
+/// Reads the only request of a unary call.
+async fn only(messages: &mut Messages) -> Result<Bytes, Status> {
+    match messages.next().await {
+        Ok(Some(message)) => Ok(message),
+        Ok(None) => Err(Status::internal(
+            "cardinality violation: received no request message from non-client-streaming RPC",
+        )),
+        Err(error) => Err(error.to_status()),
+    }
+}
+
+/// Ends a call with a status behind its headers.
+pub(crate) fn finish(mut reply: Reply, context: Context, status: &Status) -> GrpcCode {
+    let Context {
+        mut span,
+        headers,
+        trailers,
+        ..
+    } = context;
+    let mut status = status.clone();
+    status.metadata.extend(trailers);
+    if !headers.is_empty() && !reply.has_begun() && reply.start(headers).is_err() {
+        return GrpcCode::Cancelled;
+    }
+    reply.end(HeaderMap::new(), &status);
+    if status.code != GrpcCode::Ok {
+        span.fail(|| status.message.clone());
+    }
+    span.finish();
+    status.code
+}
+
+/// Workflow workers greet first. Without a placement service there is nothing else for them.
+fn task_hub(exchange: Exchange) -> GrpcCode {
+    if exchange.path().ends_with("/Hello") {
+        exchange.answer(HeaderMap::new(), &());
+        return GrpcCode::Ok;
+    }
+    exchange.refuse(
+        HeaderMap::new(),
+        &Status::unavailable("placement service is not configured"),
+    );
+    GrpcCode::Unavailable
+}
+
+/// A framed answer.
+pub(crate) fn framed(message: &impl Message) -> Bytes {
+    encode(message)
+}
+
+/// Baggage is checked, and goes back as it came.
+fn echo_baggage(metadata: &HeaderMap, headers: &mut HeaderMap) -> Result<(), Status> {
+    let Some(baggage) = metadata.get(BAGGAGE) else {
+        return Ok(());
+    };
+    check_baggage(baggage.to_str().unwrap_or_default())
+        .map_err(|error| Status::new(GrpcCode::InvalidArgument, error.to_string()))?;
+    if !baggage.is_empty() {
+        headers.insert(BAGGAGE, baggage.clone());
+    }
+    Ok(())
+}
+
+fn put_binary(headers: &mut HeaderMap, context: &TraceContext) {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD_NO_PAD;
+    if let Ok(value) = HeaderValue::try_from(STANDARD_NO_PAD.encode(context.to_binary())) {
+        headers.insert(GRPC_TRACE, value);
+    }
+}
+
+/// A status that Dapr makes from one of HTTP.
+pub(crate) fn http_status(code: GrpcCode, phrase: &str, number: &str, text: &str) -> Status {
+    let mut cut = text.len().min(63);
+    while !text.is_char_boundary(cut) {
+        cut -= 1;
+    }
+    let shown = text.get(..cut).unwrap_or_default().to_owned();
+    let metadata = [
+        ("http.code".to_owned(), number.to_owned()),
+        ("http.error_message".to_owned(), shown),
+    ]
+    .into();
+    let detail = Detail::ErrorInfo {
+        reason: phrase.to_owned().into(),
+        domain: "dapr.io",
+        metadata: Some(metadata),
+    };
+    Status::new(code, phrase.to_owned()).with_details(&[detail])
+}
+
+/// The code of an error, for its counter.
+fn reason_of(status: &Status) -> Option<String> {
+    let rich = status.details.is_some().then(|| status.rich())?;
+    let info = rich
+        .details
+        .iter()
+        .find(|detail| detail.type_url.ends_with("ErrorInfo"))?;
+    outrigger_proto::google::rpc::ErrorInfo::decode(info.value.clone())
+        .ok()
+        .map(|info| info.reason)
+}

@@ -1,0 +1,540 @@
+//! What every request passes through, in order: path, trace, metrics, CORS, token, API log, verb.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use outrigger_blocks::Blocks;
+use outrigger_blocks::activity::Running;
+use outrigger_blocks::fields::{API_TOKEN, BAGGAGE, TRACE_PARENT, TRACE_STATE};
+use outrigger_core::error_code::reason_phrase;
+use outrigger_core::secret::equal_in_constant_time;
+use outrigger_core::trace::{TraceContext, check_baggage};
+use outrigger_core::{Body, BodyError, Secret};
+use outrigger_telemetry::Metrics;
+use outrigger_telemetry::metrics::Sizes;
+use outrigger_telemetry::span::{Kind, Span};
+use outrigger_wire::http1::Streamed;
+use tracing::info;
+
+use crate::cors::Origins;
+use crate::query::Query;
+use crate::route::{INVOKE, Miss, Route, Rule, Table};
+use crate::{path, reply, verbs};
+
+/// What the user chose for the HTTP API.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// `DAPR_API_TOKEN`.
+    pub token: Option<Secret>,
+    pub origins: Origins,
+    pub allowed: Vec<Rule>,
+    pub denied: Vec<Rule>,
+    pub log: Option<ApiLog>,
+    /// `--component-not-ready-status`, where it is not 503.
+    pub not_ready_status: Option<u16>,
+}
+
+/// The API log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ApiLog {
+    /// Name the operation in place of the path.
+    pub obfuscate: bool,
+    pub health_checks: bool,
+}
+
+/// The HTTP API.
+#[derive(Debug)]
+pub struct Api {
+    pub(crate) blocks: Arc<Blocks>,
+    pub(crate) settings: Settings,
+    table: Table,
+}
+
+/// A request on its way to its verb.
+pub(crate) struct Asked<'a> {
+    pub head: &'a mut Parts,
+    pub params: [&'a str; 4],
+    pub body: Body,
+    /// What is known of the request for logs and spans.
+    pub trail: &'a mut Trail,
+}
+
+/// What a request turned out to be.
+pub(crate) struct Trail {
+    pub span: Span,
+    pub route: &'static Route,
+    /// The app that was called.
+    pub target: Option<String>,
+}
+
+impl<'a> Asked<'a> {
+    /// A parameter of the path.
+    pub(crate) fn param(&self, place: usize) -> std::borrow::Cow<'a, str> {
+        path::unescaped(self.params.get(place).copied().unwrap_or_default())
+    }
+
+    pub(crate) fn query(&self) -> Query<'_> {
+        Query::parse(self.head.uri.query())
+    }
+
+    /// The whole body.
+    pub(crate) async fn read(&mut self) -> Result<Bytes, BodyError> {
+        std::mem::replace(&mut self.body, Body::EMPTY)
+            .collect(usize::MAX)
+            .await
+    }
+}
+
+impl Api {
+    pub fn new(blocks: Arc<Blocks>, settings: Settings) -> Self {
+        let table = Table::new(&settings.allowed, &settings.denied);
+        Self {
+            blocks,
+            settings,
+            table,
+        }
+    }
+
+    /// Answers a request. `peer` is where it comes from.
+    pub async fn handle(&self, request: Request<Body>, peer: Option<SocketAddr>) -> Response<Body> {
+        let (mut head, body) = request.into_parts();
+        let uri = head.uri.clone();
+        let shown = path::decoded(uri.path());
+        let is_health = shown.contains("/healthz");
+        let running = (!is_health).then(|| self.blocks.activity.begin());
+        let mut trail = Trail {
+            span: Span::passing(TraceContext::default()),
+            route: &INVOKE,
+            target: None,
+        };
+        if is_health || !self.blocks.tracer.is_on() {
+            return self
+                .serve(&mut head, &shown, body, &mut trail, running)
+                .await;
+        }
+
+        let baggage = head.headers.get(BAGGAGE).cloned();
+        if let Some(Err(error)) = baggage
+            .as_ref()
+            .map(|text| check_baggage(text.to_str().unwrap_or_default()))
+        {
+            return reply::text(StatusCode::BAD_REQUEST, &error.to_string());
+        }
+        let came = incoming(&head.headers);
+        trail.span = self
+            .blocks
+            .tracer
+            .start(came.as_ref(), Kind::Client, || shown.clone().into_owned());
+        hand_down(&mut head.headers, trail.span.context());
+        let method = head.method.clone();
+
+        let mut response = self
+            .serve(&mut head, &shown, body, &mut trail, running)
+            .await;
+
+        let Trail {
+            mut span,
+            route,
+            target,
+        } = trail;
+        let out = response.headers_mut();
+        if !out.contains_key(TRACE_PARENT) {
+            put_trace(out, span.context());
+        }
+        if let Some(baggage) = baggage {
+            out.insert(BAGGAGE, baggage);
+        }
+        if span.is_recording() {
+            describe(
+                &mut span,
+                route,
+                target.as_deref(),
+                &method,
+                &uri,
+                &shown,
+                &head.headers,
+                peer,
+                response.status(),
+            );
+        }
+        span.finish();
+        response
+    }
+
+    /// Behind the trace: metrics, CORS, token, log.
+    async fn serve(
+        &self,
+        head: &mut Parts,
+        shown: &str,
+        body: Body,
+        trail: &mut Trail,
+        running: Option<Running>,
+    ) -> Response<Body> {
+        let started = Instant::now();
+        let method = head.method.clone();
+        let received = head
+            .headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0);
+        let agent = self
+            .settings
+            .log
+            .and_then(|_| head.headers.get(USER_AGENT).cloned());
+        let origin = self.settings.origins.is_on().then(|| head.headers.clone());
+
+        let (mut response, logged) = match &origin {
+            Some(headers) if Origins::is_preflight(&method, headers) => {
+                (self.settings.origins.preflight(headers), false)
+            }
+            _ if !self.may_enter(&method, shown, &mut head.headers) => (
+                reply::text(StatusCode::UNAUTHORIZED, "invalid api token"),
+                false,
+            ),
+            _ => (self.dispatch(head, shown, body, trail).await, true),
+        };
+        if let Some(headers) = &origin
+            && !Origins::is_preflight(&method, headers)
+        {
+            self.settings
+                .origins
+                .mark(&method, headers, response.headers_mut());
+        }
+
+        let log = self
+            .settings
+            .log
+            .filter(|log| logged && (log.health_checks || !trail.route.is_health_check()));
+        let operation = log.map(|log| {
+            if log.obfuscate {
+                trail.operation()
+            } else {
+                format!("{method} {shown}")
+            }
+        });
+        let done = Done {
+            metrics: self.blocks.metrics.clone(),
+            method,
+            path: shown.to_owned(),
+            status: response.status(),
+            received,
+            started,
+            operation,
+            agent,
+            _running: running,
+        };
+        match response.body().length() {
+            Some(sent) if matches!(response.body(), Body::Bytes(_)) => {
+                done.record(sent);
+                response
+            }
+            // What a stream amounts to is known at its end.
+            _ => response.map(|body| {
+                let length = body.length();
+                Body::Stream {
+                    stream: Box::pin(Counted {
+                        body,
+                        sent: 0,
+                        done: Some(done),
+                    }),
+                    length,
+                }
+            }),
+        }
+    }
+
+    /// Whether the token is right, or not asked for. It is for us alone and goes no further.
+    fn may_enter(&self, method: &Method, shown: &str, headers: &mut HeaderMap) -> bool {
+        let Some(token) = &self.settings.token else {
+            return true;
+        };
+        let given = headers.remove(API_TOKEN);
+        let right = given.is_some_and(|given| {
+            equal_in_constant_time(given.as_bytes(), token.reveal().as_bytes())
+        });
+        right || (*method == Method::GET && is_open(shown.trim_matches('/')))
+    }
+
+    async fn dispatch(
+        &self,
+        head: &mut Parts,
+        shown: &str,
+        body: Body,
+        trail: &mut Trail,
+    ) -> Response<Body> {
+        let uri = head.uri.clone();
+        let cleaned = path::clean(uri.path());
+        match self.table.find(&head.method, &cleaned) {
+            Ok(matched) => {
+                trail.route = matched.route;
+                let asked = Asked {
+                    head,
+                    params: matched.params,
+                    body,
+                    trail,
+                };
+                self.finish(verbs::call(self, asked, matched.route.verb).await)
+            }
+            Err(_) if self.table.invokes() => {
+                let asked = Asked {
+                    head,
+                    params: [""; 4],
+                    body,
+                    trail,
+                };
+                self.finish(verbs::invoke::call(self, asked, shown).await)
+            }
+            Err(Miss::Path) => reply::not_found(),
+            Err(Miss::Verb) => reply::not_allowed(&[]),
+        }
+    }
+
+    fn finish(&self, outcome: verbs::Outcome) -> Response<Body> {
+        match outcome {
+            Ok(response) => response,
+            Err(error) => {
+                self.blocks.metrics.error(&error.tag, error.category);
+                let mut response = reply::error(&error);
+                if let Some(status) = self
+                    .settings
+                    .not_ready_status
+                    .and_then(|status| StatusCode::from_u16(status).ok())
+                    && error.tag == "ERR_COMPONENT_NOT_READY"
+                {
+                    *response.status_mut() = status;
+                }
+                response
+            }
+        }
+    }
+}
+
+/// A trace as events show it; empty where there is none.
+pub(crate) fn trace_texts(context: &TraceContext) -> (String, String) {
+    if context.is_valid() {
+        (context.header(), context.state.clone())
+    } else {
+        (String::new(), String::new())
+    }
+}
+
+/// Paths that ask for no token.
+fn is_open(path: &str) -> bool {
+    path == "v1.0/healthz" || path.starts_with("v1.0/healthz/")
+}
+
+/// The trace that a request came with.
+fn incoming(headers: &HeaderMap) -> Option<TraceContext> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    TraceContext::parse(text(TRACE_PARENT)?, text(TRACE_STATE))
+}
+
+/// What an app behind this request is told of the trace: ours if there is one, else what came, else that there is none.
+fn hand_down(headers: &mut HeaderMap, context: &TraceContext) {
+    if context.is_valid() {
+        put_trace(headers, context);
+    } else if !headers.contains_key(TRACE_PARENT) {
+        headers.remove(TRACE_STATE);
+        headers.insert(
+            TRACE_PARENT,
+            HeaderValue::from_static(TraceContext::ZERO_HEADER),
+        );
+    }
+}
+
+fn put_trace(headers: &mut HeaderMap, context: &TraceContext) {
+    if !context.is_valid() {
+        headers.insert(
+            TRACE_PARENT,
+            HeaderValue::from_static(TraceContext::ZERO_HEADER),
+        );
+        return;
+    }
+    if let Ok(parent) = HeaderValue::try_from(context.header()) {
+        headers.insert(TRACE_PARENT, parent);
+    }
+    if !context.state.is_empty()
+        && let Ok(state) = HeaderValue::from_str(&context.state)
+    {
+        headers.insert(TRACE_STATE, state);
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "everything that a span shows of a request"
+)]
+fn describe(
+    span: &mut Span,
+    route: &Route,
+    target: Option<&str>,
+    method: &Method,
+    uri: &http::Uri,
+    shown: &str,
+    headers: &HeaderMap,
+    peer: Option<SocketAddr>,
+    status: StatusCode,
+) {
+    for (name, value) in headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("dapr-"))
+    {
+        span.copied(
+            name.as_str(),
+            String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        );
+    }
+    let statement = || format!("{method} {shown}");
+    match route.group {
+        "state" | "secrets" => {
+            let store = shown.split('/').nth(3).unwrap_or_default().to_owned();
+            span.attribute("db.system", || route.group.to_owned());
+            span.attribute("db.connection_string", || route.group.to_owned());
+            span.attribute("db.statement", statement);
+            span.attribute("db.name", || store);
+        }
+        "bindings" => {
+            let name = shown.split('/').nth(3).unwrap_or_default().to_owned();
+            span.attribute("db.system", || "bindings".to_owned());
+            span.attribute("db.connection_string", || "bindings".to_owned());
+            span.attribute("db.statement", statement);
+            span.attribute("db.name", || name);
+        }
+        "publish" => {
+            let topic = shown.rsplit('/').next().unwrap_or_default().to_owned();
+            span.attribute("messaging.system", || "pubsub".to_owned());
+            span.attribute("messaging.destination.name", || topic);
+        }
+        "invoke" => {
+            if let Some(target) = target {
+                let app = target.split('/').next().unwrap_or_default().to_owned();
+                span.attribute("rpc.service", || "ServiceInvocation".to_owned());
+                span.attribute("net.peer.name", || app);
+                span.rename(|| format!("CallLocal/{target}"));
+            }
+        }
+        _ => {}
+    }
+    span.attribute("dapr.protocol", || "http".to_owned());
+    span.attribute("dapr.api", statement);
+    span.attribute("dapr.status_code", || status.as_u16().to_string());
+    span.attribute("http.request.method", || method.to_string());
+    span.attribute("url.full", || {
+        uri.path_and_query()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+    });
+    if let Some(peer) = peer {
+        span.attribute("server.address", || peer.ip().to_string());
+        span.attribute("server.port", || peer.port().to_string());
+    }
+    if status.as_u16() >= 400 {
+        span.fail(|| {
+            format!(
+                "Code({}): {}",
+                status.as_u16(),
+                reason_phrase(status.as_u16())
+            )
+        });
+    }
+}
+
+impl Trail {
+    /// The name of what was asked, without the parts that tell whose data it was.
+    fn operation(&self) -> String {
+        match &self.target {
+            Some(target) if self.route.group == "invoke" => format!(
+                "InvokeService/{}",
+                target.split('/').next().unwrap_or_default()
+            ),
+            _ => self.route.name.to_owned(),
+        }
+    }
+}
+
+/// What is recorded of a request when its reply has gone out.
+struct Done {
+    metrics: Arc<Metrics>,
+    method: Method,
+    path: String,
+    status: StatusCode,
+    received: u64,
+    started: Instant,
+    operation: Option<String>,
+    agent: Option<HeaderValue>,
+    _running: Option<Running>,
+}
+
+impl Done {
+    fn record(self, sent: u64) {
+        let elapsed = self.started.elapsed();
+        let status = self.status.as_u16();
+        self.metrics.http_server(
+            self.method.as_str(),
+            &self.path,
+            status,
+            Sizes {
+                received: self.received,
+                sent,
+            },
+            elapsed,
+        );
+        if let Some(method) = self.operation {
+            let agent = self.agent.as_ref().and_then(|agent| agent.to_str().ok());
+            let duration = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+            match agent {
+                Some(useragent) => {
+                    info!(target: "dapr.runtime.http-info", method, useragent, code = status, size = sent, duration, "HTTP API Called")
+                }
+                None => {
+                    info!(target: "dapr.runtime.http-info", method, code = status, size = sent, duration, "HTTP API Called")
+                }
+            }
+        }
+    }
+}
+
+/// Counts a reply while it goes out.
+struct Counted {
+    body: Body,
+    sent: u64,
+    done: Option<Done>,
+}
+
+impl futures_core::Stream for Counted {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        let piece = std::task::ready!(self.body.poll_next(context));
+        if let Some(Ok(bytes)) = &piece {
+            self.sent += bytes.len() as u64;
+        }
+        std::task::Poll::Ready(piece)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take() {
+            done.record(self.sent);
+        }
+    }
+}
+
+/// Marks a reply whose length is not told.
+pub(crate) fn streamed(response: &mut Response<Body>) {
+    response.extensions_mut().insert(Streamed);
+}
