@@ -1,0 +1,313 @@
+//! The app: how it is spoken to, and the task behind the gate in front of it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use outrigger_blocks::app::{AppChannel, AppSubscription, Discovered, Probe};
+use outrigger_blocks::invoke::Admission;
+use outrigger_channel::app::{GrpcApp, HttpApp, Protocol, Settings};
+use outrigger_config::Options;
+use outrigger_config::flags::AppProtocol;
+use outrigger_lifecycle::gate::{Action, Event, Health, Machine, State};
+use outrigger_lifecycle::{Clock, Scope, Stop};
+use outrigger_telemetry::Metrics;
+use outrigger_wire::Target;
+use outrigger_wire::grpc::Channel;
+use outrigger_wire::http2;
+use outrigger_wire::tls::ClientTls;
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+const SCOPE: &str = "dapr.runtime";
+
+/// The app behind the sidecar.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub channel: Arc<dyn AppChannel>,
+    /// For calls that are passed on as they are.
+    pub relay: Arc<Channel>,
+    pub port: u16,
+}
+
+/// Makes the app's channel; no connection yet.
+///
+/// # Errors
+/// When the address cannot be one.
+pub(crate) fn open(
+    options: &Options,
+    metrics: &Arc<Metrics>,
+    scope: &Scope,
+) -> Result<Option<App>, String> {
+    let app = &options.app;
+    let Some(port) = app.port else {
+        return Ok(None);
+    };
+    let tls = |protocols: &[&[u8]]| {
+        if app.protocol.is_tls() {
+            ClientTls::trusting(protocols)
+                .map(Some)
+                .map_err(|error| error.to_string())
+        } else {
+            Ok(None)
+        }
+    };
+    let protocols: &[&[u8]] = if app.protocol.is_http() {
+        &[b"http/1.1"]
+    } else {
+        &[b"h2"]
+    };
+    let target = Target {
+        host: app.channel_address.clone(),
+        port,
+        tls: tls(protocols)?,
+    };
+    let unlimited = |bytes: u64| {
+        if bytes == 0 {
+            usize::MAX
+        } else {
+            usize::try_from(bytes).unwrap_or(usize::MAX)
+        }
+    };
+    let health = app.health.as_ref();
+    let settings = Settings {
+        target: target.clone(),
+        app_id: options.app_id.to_string(),
+        token: options.environment.app_api_token.clone(),
+        metrics: metrics.clone(),
+        max_concurrency: app.max_concurrency,
+        max_head: unlimited(options.api.read_buffer_size),
+        max_message: unlimited(options.api.max_body_size),
+        probe_timeout: health.map_or(std::time::Duration::from_millis(500), |health| {
+            health.timeout
+        }),
+        health_path: health.map_or_else(|| "/healthz".to_owned(), |health| health.path.clone()),
+        ready: if app.protocol.is_http() {
+            app.ready_path.clone()
+        } else {
+            app.ready_grpc_service.clone()
+        },
+    };
+    let max_message = settings.max_message;
+    let channel: Arc<dyn AppChannel> = match app.protocol {
+        AppProtocol::Http | AppProtocol::Https => {
+            Arc::new(HttpApp::new(settings, Protocol::Http1, scope)?)
+        }
+        AppProtocol::H2c => Arc::new(HttpApp::new(settings, Protocol::H2c, scope)?),
+        AppProtocol::Grpc | AppProtocol::Grpcs => Arc::new(GrpcApp::new(settings, scope)?),
+    };
+    let relay = Channel::new(
+        target,
+        http2::Settings::default(),
+        max_message,
+        scope.clone(),
+    )
+    .map_err(|status| status.message)?;
+    Ok(Some(App {
+        channel,
+        relay: Arc::new(relay),
+        port,
+    }))
+}
+
+/// What discovery does with its answers.
+pub(crate) trait Discovery: Send + Sync + 'static {
+    /// Whether anybody wants to know the app's subscriptions.
+    fn wants_subscriptions(&self) -> bool;
+
+    fn subscriptions(&self, list: Vec<AppSubscription>);
+}
+
+/// The gate's task.
+pub(crate) struct GateKeeper {
+    pub app: App,
+    pub settings: outrigger_lifecycle::gate::Settings,
+    pub reads_config: bool,
+    pub discovery: Arc<dyn Discovery>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+    /// A delivery found the port closed.
+    pub refused: Arc<Notify>,
+    /// Discovery is to be repeated, because there is something new to subscribe through.
+    pub renewed: Arc<Notify>,
+    pub state: watch::Sender<State>,
+}
+
+/// What the gate asks of the app.
+pub(crate) fn settings(options: &Options) -> outrigger_lifecycle::gate::Settings {
+    let app = &options.app;
+    outrigger_lifecycle::gate::Settings {
+        has_app: app.port.is_some(),
+        asks_ready: if app.protocol.is_http() {
+            app.ready_path.is_some()
+        } else {
+            app.ready_grpc_service.is_some()
+        },
+        health: app.health.as_ref().map(|health| Health {
+            interval: health.interval,
+            threshold: health.threshold,
+        }),
+    }
+}
+
+type Asking = Option<Pin<Box<dyn Future<Output = Event> + Send>>>;
+
+impl GateKeeper {
+    pub(crate) async fn run(self, stop: Stop) {
+        let mut machine = Machine::new(self.settings, self.clock.now());
+        let (mut asking, mut probing): (Asking, Asking) = (None, None);
+        let mut found = false;
+        loop {
+            let due = machine.wake_at();
+            let clock = self.clock;
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.refused.notified() => Event::Refused,
+                event = answer(&mut asking) => {
+                    asking = None;
+                    event
+                }
+                event = answer(&mut probing) => {
+                    probing = None;
+                    event
+                }
+                () = self.renewed.notified() => {
+                    // Whatever is being asked will do; otherwise the app is asked once more.
+                    if asking.is_none() && machine.is_open() {
+                        asking = Some(self.ask(Action::Discover));
+                    }
+                    continue;
+                }
+                () = async move { match due { Some(due) => clock.until(due).await, None => std::future::pending().await } } => Event::Due,
+            };
+            let before = machine.state();
+            if matches!(event, Event::Port(true)) && !found {
+                found = true;
+                info!(target: SCOPE, "application discovered on port {}", self.app.port);
+            }
+            for action in machine.on(event, self.clock.now(), rand::random()) {
+                match action {
+                    Action::TellWaiting => {
+                        info!(target: SCOPE, event = "gate", "waiting for application to listen on port {}", self.app.port)
+                    }
+                    Action::ProbeHealth => probing = Some(self.ask(action)),
+                    Action::TryPort | Action::AskReady | Action::Discover => {
+                        asking = Some(self.ask(action))
+                    }
+                }
+            }
+            let now = machine.state();
+            if now != before {
+                if matches!(now, State::WaitPort | State::Closed)
+                    && matches!(before, State::Open | State::Discover)
+                {
+                    warn!(target: SCOPE, event = "gate", from = before.name(), to = now.name(), "the application is away, nothing is handed to it");
+                }
+                self.show(now);
+            }
+        }
+    }
+
+    fn show(&self, now: State) {
+        for state in State::ALL {
+            self.metrics
+                .app_gate
+                .set([state.name()], f64::from(u8::from(state == now)));
+        }
+        self.state.send_replace(now);
+    }
+
+    fn ask(&self, action: Action) -> Pin<Box<dyn Future<Output = Event> + Send>> {
+        let app = self.app.channel.clone();
+        match action {
+            Action::TryPort => Box::pin(async move { Event::Port(app.accepts().await) }),
+            Action::AskReady => Box::pin(async move { Event::Ready(app.is_ready().await) }),
+            Action::ProbeHealth => {
+                let metrics = self.metrics.clone();
+                Box::pin(async move {
+                    let healthy = app.probe().await == Probe::Healthy;
+                    metrics
+                        .app_probe
+                        .add([if healthy { "ok" } else { "failed" }], 1);
+                    Event::Health(healthy)
+                })
+            }
+            Action::Discover | Action::TellWaiting => {
+                let (discovery, reads_config) = (self.discovery.clone(), self.reads_config);
+                Box::pin(async move {
+                    Event::Discovered(discover(&*app, &*discovery, reads_config).await)
+                })
+            }
+        }
+    }
+}
+
+/// Asks the app what it wants; true when everything that was asked has been answered.
+async fn discover(app: &dyn AppChannel, discovery: &dyn Discovery, reads_config: bool) -> bool {
+    let config = async {
+        if !reads_config {
+            return true;
+        }
+        match app.config().await {
+            Discovered::Answer(()) | Discovered::None => true,
+            Discovered::Failed(why) => {
+                warn!(target: SCOPE, err = why, "the application did not tell its configuration, asking again");
+                false
+            }
+        }
+    };
+    let subscriptions = async {
+        if !discovery.wants_subscriptions() {
+            return true;
+        }
+        match app.subscriptions().await {
+            Discovered::Answer(list) => {
+                discovery.subscriptions(list);
+                true
+            }
+            Discovered::None => {
+                discovery.subscriptions(Vec::new());
+                true
+            }
+            Discovered::Failed(why) => {
+                warn!(target: SCOPE, err = why, "the application did not tell its subscriptions, asking again");
+                false
+            }
+        }
+    };
+    let (config, subscriptions) = tokio::join!(config, subscriptions);
+    config && subscriptions
+}
+
+async fn answer(asking: &mut Asking) -> Event {
+    match asking {
+        Some(asking) => asking.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether calls may go to the app.
+pub(crate) fn admission(state: State, was_open: bool, draining: bool) -> Admission {
+    match state {
+        _ if draining => Admission::Draining,
+        State::Open | State::Discover | State::Absent => Admission::Open,
+        _ if was_open => Admission::Unhealthy,
+        _ => Admission::NotReadyYet,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_that_was_never_ready_is_not_unhealthy() {
+        assert_eq!(
+            admission(State::WaitPort, false, false),
+            Admission::NotReadyYet
+        );
+        assert_eq!(admission(State::Closed, true, false), Admission::Unhealthy);
+        assert_eq!(admission(State::Open, true, false), Admission::Open);
+        assert_eq!(admission(State::Open, true, true), Admission::Draining);
+    }
+}

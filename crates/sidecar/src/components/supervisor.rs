@@ -1,0 +1,485 @@
+//! One component's supervisor: drives its connection machine with real attempts, pings and clocks.
+//!
+//! The machine says what to do; this task does it and tells the machine how it went. It is the only one that changes
+//! what the component's handle shows.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use outrigger_blocks::component::{Control, Handle, Signal, record_state};
+use outrigger_blocks::{About, Info};
+use outrigger_component_api::{Component, ComponentError, Loss, Open};
+use outrigger_lifecycle::connection::{
+    Action, Class, Event, Failure, Kick, Machine, State, Timing, Told,
+};
+use outrigger_lifecycle::{Scope, Stop};
+use tokio::sync::{broadcast, mpsc, watch};
+use tracing::{debug, info, warn};
+
+use super::recipe::Recipe;
+use super::{SCOPE, Shared};
+
+/// For an instance to let go.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What an attempt came to.
+struct Connected<T: ?Sized> {
+    driver: Arc<T>,
+    about: Arc<About>,
+    scope: Scope,
+    losses: mpsc::Receiver<ComponentError>,
+}
+
+/// What a supervisor starts with.
+#[derive(Default)]
+pub(crate) struct Start {
+    /// Connects when somebody asks for it.
+    pub lazy: bool,
+    /// What an offline check of its values found; it will never start like this.
+    pub fault: Option<Failure>,
+    /// Time for an attempt, where it is not the usual one.
+    pub attempt: Option<Duration>,
+}
+
+type Working<R> = Option<Pin<Box<dyn Future<Output = R> + Send>>>;
+
+pub(crate) struct Supervisor<T: ?Sized> {
+    shared: Arc<Shared>,
+    recipe: Arc<dyn Recipe<T>>,
+    handle: Arc<Handle<T>>,
+    signals: mpsc::Receiver<Signal>,
+    machine: Machine,
+    lazy: bool,
+    fault: Option<Failure>,
+    kicked: watch::Receiver<u64>,
+    instance: Option<Connected<T>>,
+    attempt: Working<Result<Connected<T>, Failure>>,
+    ping: Working<Result<(), Failure>>,
+    /// When the state that now holds was entered, for the metrics.
+    down_since: Option<Instant>,
+}
+
+enum Woken<T: ?Sized> {
+    Stopped,
+    Dependencies,
+    Attempted(Result<Connected<T>, Failure>),
+    Pinged(Result<(), Failure>),
+    Lost(ComponentError),
+    Signal(Signal),
+    Kicked,
+    Neighbour(String),
+    Due,
+}
+
+impl<T: Component + ?Sized> Supervisor<T> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        recipe: Arc<dyn Recipe<T>>,
+        info: Info,
+        start: Start,
+        kicked: watch::Receiver<u64>,
+    ) -> Self {
+        let timing = Timing {
+            attempt: start.attempt.unwrap_or(shared.timing.attempt),
+            ..shared.timing
+        };
+        let machine = Machine::new(timing, shared.clock.now());
+        let control: Control<T> = Handle::new(info, shared.clock, machine.status().clone());
+        Self {
+            shared,
+            recipe,
+            handle: control.handle,
+            signals: control.signals,
+            machine,
+            lazy: start.lazy,
+            fault: start.fault,
+            kicked,
+            instance: None,
+            attempt: None,
+            ping: None,
+            down_since: None,
+        }
+    }
+
+    pub(crate) fn handle(&self) -> Arc<Handle<T>> {
+        self.handle.clone()
+    }
+
+    pub(crate) async fn run(mut self, stop: Stop) {
+        let (shared, recipe) = (self.shared.clone(), self.recipe.clone());
+        let mut neighbours = shared.neighbours.subscribe();
+        if let Some(fault) = self.fault.take() {
+            self.event(Event::Refused(fault)).await;
+        }
+        let mut wanted = !self.lazy;
+        loop {
+            let due = self.machine.wake_at();
+            let pending = self.machine.status().state == State::Pending;
+            let clock = shared.clock;
+            let woken: Woken<T> = tokio::select! {
+                biased;
+                () = stop.cancelled() => Woken::Stopped,
+                Some(error) = lost(self.instance.as_mut()) => Woken::Lost(error),
+                outcome = working(&mut self.attempt) => Woken::Attempted(outcome),
+                outcome = working(&mut self.ping) => Woken::Pinged(outcome),
+                Some(signal) = self.signals.recv() => Woken::Signal(signal),
+                Ok(()) = self.kicked.changed() => Woken::Kicked,
+                Ok(server) = neighbours.recv() => Woken::Neighbour(server),
+                () = recipe.dependencies(), if pending && wanted => Woken::Dependencies,
+                () = async { match due { Some(due) => clock.until(due).await, None => std::future::pending().await } } => Woken::Due,
+            };
+            match woken {
+                Woken::Stopped => break,
+                Woken::Dependencies => self.event(Event::DependenciesReady).await,
+                Woken::Attempted(outcome) => self.attempted(outcome).await,
+                Woken::Pinged(outcome) => {
+                    self.ping = None;
+                    if outcome.is_err() {
+                        shared.metrics.component_ping_failures.add([self.name()], 1);
+                    }
+                    self.event(Event::Pinged(outcome)).await;
+                }
+                Woken::Lost(error) => self.event(Event::Lost(error.into_failure())).await,
+                Woken::Signal(Signal::Wanted) => {
+                    wanted = true;
+                    self.event(Event::Kicked(Kick::Call)).await;
+                }
+                Woken::Signal(Signal::Suspected) => self.event(Event::Suspected).await,
+                Woken::Kicked => self.event(Event::Kicked(Kick::News)).await,
+                Woken::Neighbour(server) => {
+                    if self.machine.status().state == State::Unavailable
+                        && self.recipe.server().is_some_and(|own| own == server)
+                    {
+                        self.event(Event::Kicked(Kick::News)).await;
+                    }
+                }
+                Woken::Due => {
+                    let used = self.handle.last_used();
+                    self.machine.used(used);
+                    self.event(Event::Due).await;
+                }
+            }
+        }
+        let now = shared.clock.now();
+        for action in self.machine.on(Event::Close, now, 0.5) {
+            self.act(action).await;
+        }
+        self.release().await;
+        self.handle.show(self.machine.status().clone());
+    }
+
+    fn name(&self) -> &str {
+        self.handle.info.name.as_str()
+    }
+
+    async fn attempted(&mut self, outcome: Result<Connected<T>, Failure>) {
+        self.attempt = None;
+        let info = &self.handle.info;
+        let result = if outcome.is_ok() {
+            "success"
+        } else {
+            "failure"
+        };
+        self.shared
+            .metrics
+            .component_attempts
+            .add([self.name(), result], 1);
+        match outcome {
+            Ok(connected) => {
+                self.handle
+                    .install(Some((connected.driver.clone(), connected.about.clone())));
+                self.instance = Some(connected);
+                if !self.machine.status().was_ready {
+                    self.shared
+                        .metrics
+                        .component_init
+                        .add([info.type_name.as_str()], 1);
+                    self.shared.metrics.component_loaded.add([], 1);
+                } else {
+                    self.shared
+                        .metrics
+                        .component_reconnects
+                        .add([self.name()], 1);
+                }
+                self.event(Event::Attempted(Ok(()))).await;
+                if let Some(server) = self.recipe.server() {
+                    self.shared.neighbours.send(server).ok();
+                }
+            }
+            Err(failure) => {
+                let reason = if failure.class == Class::Config {
+                    "config"
+                } else {
+                    "init"
+                };
+                self.shared
+                    .metrics
+                    .component_init_fail
+                    .add([info.type_name.as_str(), reason, self.name()], 1);
+                if self.shared.strict && !info.optional && !self.machine.status().was_ready {
+                    self.give_up(&failure);
+                }
+                self.event(Event::Attempted(Err(failure))).await;
+            }
+        }
+    }
+
+    /// As Dapr does: the process ends.
+    fn give_up(&self, failure: &Failure) {
+        let info = &self.handle.info;
+        let cause = format!(
+            "process component {} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for {} ({}): {}",
+            info.name,
+            info.name,
+            info.full_type(),
+            failure.message
+        );
+        warn!(target: SCOPE, "Error processing component, daprd will exit gracefully: {cause}");
+        self.shared.fatal.send(cause).ok();
+    }
+
+    /// Gives the machine an event, does what it asks for, shows what it is then.
+    async fn event(&mut self, event: Event) {
+        let before = self.machine.status().state;
+        for action in self
+            .machine
+            .on(event, self.shared.clock.now(), rand::random())
+        {
+            self.act(action).await;
+        }
+        let status = self.machine.status().clone();
+        if status.state != before {
+            record_state(&self.shared.metrics, &self.handle.info, status.state);
+            self.count_outage(status.state);
+        }
+        if let Some(at) = status.last_ok {
+            let ago = self.shared.clock.now().since(at);
+            if let Some(at) = std::time::SystemTime::now()
+                .checked_sub(ago)
+                .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok())
+            {
+                self.shared
+                    .metrics
+                    .component_last_ok
+                    .set([self.name()], at.as_secs_f64());
+            }
+        }
+        self.shared
+            .metrics
+            .component_waiters
+            .set([self.name()], self.handle.waiters() as f64);
+        self.handle.show(status);
+    }
+
+    /// Seconds without the component, by the obstacle that stood in the way.
+    fn count_outage(&mut self, state: State) {
+        if state == State::Ready {
+            if let Some(since) = self.down_since.take() {
+                let class = self
+                    .handle
+                    .failure()
+                    .map_or("TRANSIENT", |failure| failure.class.name());
+                self.shared
+                    .metrics
+                    .component_unavailable_seconds
+                    .add([self.name(), class], since.elapsed().as_secs());
+            }
+        } else {
+            self.down_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::Attempt { number } => {
+                debug!(target: SCOPE, component = self.name(), attempt = number, "connecting");
+                self.attempt = Some(Box::pin(self.connect()));
+            }
+            Action::Abandon => {
+                self.attempt = None;
+                self.ping = None;
+            }
+            Action::Ping { .. } => self.ping = Some(Box::pin(self.probe())),
+            Action::Release => self.release().await,
+            Action::Tell(told) => self.tell(told),
+        }
+    }
+
+    /// One attempt: secrets, settings, connection, first ping, all within the attempt's time.
+    fn connect(&self) -> impl Future<Output = Result<Connected<T>, Failure>> + Send + 'static {
+        let (shared, recipe) = (self.shared.clone(), self.recipe.clone());
+        let (limit, name) = (self.machine.timing().attempt, self.name().to_owned());
+        async move {
+            let _permit = shared.attempts.acquire().await;
+            let started = Instant::now();
+            let scope = Scope::root();
+            let attempt = AssertUnwindSafe(open(&*recipe, scope.clone())).catch_unwind();
+            let outcome = match tokio::time::timeout(limit, attempt).await {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(panic)) => Err(Failure::new(Class::Panic, panic_text(&*panic))),
+                Err(_) => Err(Failure::new(
+                    Class::Timeout,
+                    format!("no connection within {} seconds", limit.as_secs_f64()),
+                )),
+            };
+            shared
+                .metrics
+                .component_connect_seconds
+                .observe([&name], started.elapsed().as_secs_f64());
+            if outcome.is_err() {
+                scope.cancel();
+            }
+            outcome
+        }
+    }
+
+    fn probe(&self) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        let driver = self
+            .instance
+            .as_ref()
+            .map(|instance| instance.driver.clone());
+        let (metrics, limit, name) = (
+            self.shared.metrics.clone(),
+            self.machine.timing().ping_timeout,
+            self.name().to_owned(),
+        );
+        async move {
+            let Some(driver) = driver else {
+                return Err(Failure::new(Class::Transient, "there is no connection"));
+            };
+            let started = Instant::now();
+            let ping = AssertUnwindSafe(driver.ping()).catch_unwind();
+            let outcome = match tokio::time::timeout(limit, ping).await {
+                Ok(Ok(outcome)) => outcome.map_err(ComponentError::into_failure),
+                Ok(Err(panic)) => Err(Failure::new(Class::Panic, panic_text(&*panic))),
+                Err(_) => Err(Failure::new(
+                    Class::Timeout,
+                    format!("no answer to a ping within {} seconds", limit.as_secs_f64()),
+                )),
+            };
+            metrics
+                .component_ping_seconds
+                .observe([&name], started.elapsed().as_secs_f64());
+            outcome
+        }
+    }
+
+    /// Takes the instance away from callers, then lets go of it.
+    async fn release(&mut self) {
+        self.handle.install(None);
+        self.ping = None;
+        let Some(instance) = self.instance.take() else {
+            return;
+        };
+        let closing = AssertUnwindSafe(instance.driver.close()).catch_unwind();
+        if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
+            debug!(target: SCOPE, component = self.name(), "the old connection did not close in time and is left behind");
+        }
+        instance.scope.cancel();
+    }
+
+    fn tell(&self, told: Told) {
+        let info = &self.handle.info;
+        let (component, component_type) = (info.name.as_str(), info.full_type());
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        match told {
+            Told::Connected { outage: None, .. } => {
+                info!(target: SCOPE, component, component_type, event = "component_state", to = "ready", "Component loaded: {component} ({component_type})");
+            }
+            Told::Connected {
+                attempt,
+                outage: Some(outage),
+            } => {
+                if !self.machine.status().was_ready {
+                    info!(target: SCOPE, "Component loaded: {component} ({component_type})");
+                }
+                info!(target: SCOPE, component, component_type, event = "component_state", to = "ready", attempt, outage_ms = millis(outage), "component is ready again");
+            }
+            Told::Failing {
+                failure,
+                attempt,
+                elapsed,
+                next,
+            } => {
+                warn!(
+                    target: SCOPE,
+                    component,
+                    component_type,
+                    event = "component_state",
+                    to = "unavailable",
+                    class = failure.class.name(),
+                    err = failure.message,
+                    attempt,
+                    outage_ms = millis(elapsed),
+                    next_retry_ms = millis(next),
+                    "component is unavailable, trying again"
+                );
+            }
+            Told::Lost { failure } => {
+                warn!(target: SCOPE, component, component_type, event = "component_state", from = "ready", to = "unavailable", class = failure.class.name(), err = failure.message, "component lost its connection");
+            }
+            Told::Rejected { failure } => {
+                tracing::error!(target: SCOPE, component, component_type, event = "component_state", to = "rejected", class = failure.class.name(), err = failure.message, "component rejected");
+            }
+        }
+    }
+}
+
+/// Settings, connection, first ping.
+async fn open<T: Component + ?Sized>(
+    recipe: &dyn Recipe<T>,
+    scope: Scope,
+) -> Result<Connected<T>, Failure> {
+    let (opener, about) = recipe.settle().await?;
+    let (report, losses) = mpsc::channel(1);
+    let driver = opener(Open {
+        scope: scope.clone(),
+        loss: Loss::new(report),
+    })
+    .await
+    .map_err(ComponentError::into_failure)?;
+    if let Err(error) = driver.ping().await {
+        tokio::time::timeout(CLOSE_LIMIT, driver.close()).await.ok();
+        return Err(error.into_failure());
+    }
+    Ok(Connected {
+        driver,
+        about: Arc::new(about),
+        scope,
+        losses,
+    })
+}
+
+async fn lost<T: ?Sized>(instance: Option<&mut Connected<T>>) -> Option<ComponentError> {
+    match instance {
+        Some(instance) => match instance.losses.recv().await {
+            Some(error) => Some(error),
+            // A driver that cannot report any more has nothing to report.
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn working<R>(work: &mut Working<R>) -> R {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("the component panicked: {}", text.unwrap_or_default())
+}
+
+/// So that neighbours can be told before anybody listens.
+pub(crate) fn neighbours() -> broadcast::Sender<String> {
+    broadcast::channel(64).0
+}

@@ -1,0 +1,26 @@
+//! The assembly: everything that makes building blocks, edges and components into a running sidecar.
+//!
+//! Owns: the order of the start and of the end, listeners, the loading of resources, a supervisor for each component,
+//! the gate in front of the app, signals.
+//! Never: decides when to retry, to ping or to open the gate; the machines of `outrigger-lifecycle` do.
+//! Start at [`run`]; a component's life is in `components::supervisor`.
+
+mod app;
+mod components;
+mod demands;
+mod files;
+mod host;
+mod life;
+mod listeners;
+mod phases;
+mod reload;
+mod servers;
+mod sidecar;
+mod signals;
+mod subscriptions;
+mod telemetry;
+
+pub use components::compile_rule;
+pub use files::{read_configuration, read_resources};
+pub use life::Companion;
+pub use sidecar::{Versions, run};

@@ -1,0 +1,100 @@
+//! Reading resources, at the start and again when told to.
+
+use std::sync::Arc;
+
+use outrigger_config::{Configuration, Context, Loaded, load};
+use outrigger_lifecycle::Scope;
+use tokio::sync::Notify;
+use tracing::{error, info, warn};
+
+use crate::components::{Components, ExternalEndpoints, Shared, compile_rule};
+use crate::demands::Demands;
+use crate::files::read_resources;
+use crate::subscriptions::Wanted;
+
+const SCOPE: &str = "dapr.runtime";
+
+/// Everything that follows from resource files.
+pub(crate) struct Resources {
+    pub folders: Vec<String>,
+    pub configuration: Arc<Configuration>,
+    pub shared: Arc<Shared>,
+    pub components: Components,
+    pub endpoints: Arc<ExternalEndpoints>,
+    pub wanted: Arc<Wanted>,
+    pub demands: Arc<Demands>,
+    pub renewed: Arc<Notify>,
+    pub scope: Scope,
+}
+
+impl Resources {
+    /// Reads the files and makes everything be as they say.
+    ///
+    /// # Errors
+    /// When a folder cannot be read.
+    pub(crate) async fn load(&mut self) -> Result<(), String> {
+        let folders = self.folders.clone();
+        let context = self.shared.context.clone();
+        // Files may lie on slow disks; nothing else waits for them.
+        let read = tokio::task::spawn_blocking(move || read(&folders, &context))
+            .await
+            .map_err(|error| error.to_string())?;
+        let (loaded, unreadable) = read?;
+        for diagnostic in &loaded.diagnostics {
+            if diagnostic.is_error() {
+                error!(target: SCOPE, "{}", diagnostic.summary());
+            } else {
+                warn!(target: SCOPE, "{}", diagnostic.summary());
+            }
+        }
+        for (file, reason) in &unreadable {
+            error!(target: SCOPE, file, err = reason, "resource file cannot be read");
+        }
+        self.components
+            .apply(&loaded, &unreadable, &self.configuration)
+            .await;
+        self.demands.concern(&self.components);
+        let resiliencies = loaded
+            .resiliencies
+            .iter()
+            .map(|resource| resource.name.clone())
+            .collect();
+        self.endpoints.apply(
+            &self.shared,
+            &loaded.http_endpoints,
+            resiliencies,
+            &self.scope,
+        );
+        for resource in &loaded.resiliencies {
+            info!(target: SCOPE, "Loading Resiliency configuration: {}", resource.name);
+            let namespace = resource
+                .namespace
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            self.shared
+                .metrics
+                .resiliency_loaded
+                .add([resource.name.as_str(), &namespace], 1);
+        }
+        self.wanted.declare(&loaded.subscriptions);
+        // There may be something new to subscribe through.
+        self.renewed.notify_one();
+        Ok(())
+    }
+
+    /// Reads the files once more. What is wrong with a folder leaves everything as it is.
+    pub(crate) async fn reload(&mut self) {
+        info!(target: SCOPE, "reading resources again");
+        if let Err(why) = self.load().await {
+            error!(target: SCOPE, err = why, "resources cannot be read, everything stays as it is");
+        }
+    }
+}
+
+type Read = (Loaded, Vec<(String, String)>);
+
+fn read(folders: &[String], context: &Context) -> Result<Read, String> {
+    let (files, unreadable) = read_resources(folders)?;
+    Ok((load::load(&files, context, &compile_rule), unreadable))
+}

@@ -1,0 +1,661 @@
+//! The sidecar as a whole: from options to an exit code.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use outrigger_blocks::activity::Activity;
+use outrigger_blocks::app::AppChannel;
+use outrigger_blocks::health::Health;
+use outrigger_blocks::invoke::Invoke;
+use outrigger_blocks::metadata::{AppFacts, HealthFacts, MetadataApi};
+use outrigger_blocks::pubsub::deliver::Desk;
+use outrigger_blocks::pubsub::{Publisher, Subscriptions};
+use outrigger_blocks::resolve::Resolver;
+use outrigger_blocks::secrets::{self, Secrets};
+use outrigger_blocks::state::{Numbers, State};
+use outrigger_blocks::{Blocks, Guard, Patience, Registry, StopRequest};
+use outrigger_channel::peer::{Access, PeerPool, PeerServer, PeerSettings, Stamp};
+use outrigger_channel::proxy::Proxy;
+use outrigger_component_api::{Catalog, Instance};
+use outrigger_config::configuration::{AccessControl, Action, ApiRule};
+use outrigger_config::flags::{AllowedOrigins, InitMode, Mode, StateJsonNumbers};
+use outrigger_config::{Configuration, Context, Options};
+use outrigger_core::Namespace;
+use outrigger_http::Origins;
+use outrigger_lifecycle::connection::Timing;
+use outrigger_lifecycle::{Backoff, Clock, Scope, gate};
+use outrigger_telemetry::Metrics;
+use outrigger_telemetry::span::Tracer;
+use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tracing::{error, info, warn};
+
+use crate::app::{App, GateKeeper};
+use crate::components::{Components, Environment, ExternalEndpoints, Names, Shared};
+use crate::demands::Demands;
+use crate::files::read_configuration;
+use crate::life::{Companion, Life, Settings};
+use crate::listeners::{Listeners, Ports};
+use crate::phases::{Phases, Watches};
+use crate::reload::Resources;
+use crate::servers::{Apis, Servers};
+use crate::signals::Signals;
+use crate::subscriptions::Wanted;
+use crate::{app, components, host, listeners, telemetry};
+
+const SCOPE: &str = "dapr.runtime";
+
+/// The namespace of those who name none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Who we are.
+#[derive(Clone, Debug)]
+pub struct Versions {
+    /// Of Dapr, whose API and behaviour this is.
+    pub dapr: String,
+    pub own: String,
+    pub commit: String,
+}
+
+/// Runs a sidecar until its end; the exit code.
+pub async fn run(
+    options: Options,
+    catalog: Catalog,
+    versions: Versions,
+    companion: Option<Box<dyn Companion>>,
+    started: Instant,
+) -> u8 {
+    let host_name = host::name();
+    if let Err(why) = telemetry::start_log(&options, &host_name, &versions.dapr) {
+        eprintln!("{why}");
+        return 1;
+    }
+    match start(options, catalog, versions, companion, host_name, started).await {
+        Ok(life) => life.run().await,
+        Err(why) => {
+            error!(target: SCOPE, "Fatal error from runtime: {why}");
+            1
+        }
+    }
+}
+
+async fn start(
+    options: Options,
+    catalog: Catalog,
+    versions: Versions,
+    companion: Option<Box<dyn Companion>>,
+    host_name: String,
+    started: Instant,
+) -> Result<Life, String> {
+    let signals =
+        Signals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
+    info!(target: SCOPE, "Starting Outrigger {} -- version {} -- commit {}", versions.own, versions.dapr, versions.commit);
+    let configuration = Arc::new(configuration(&options)?);
+    let listeners = listeners::bind(&options, &host_name).await?;
+    let own_environment = environment(&options, &listeners.ports);
+    let scope = Scope::root();
+    let telling = Scope::root();
+    let clock = Clock::since(started);
+    let metrics = telemetry::metrics(&options, &configuration);
+    metrics
+        .startup_seconds
+        .set(["listen"], started.elapsed().as_secs_f64());
+    let tracer = telemetry::tracer(&options, &configuration, &own_environment, &telling);
+    let assembly = Assembly {
+        options,
+        configuration,
+        catalog: Arc::new(catalog),
+        versions,
+        host_name,
+        environment: own_environment,
+        scope,
+        telling,
+        clock,
+        metrics,
+        tracer,
+        started,
+    };
+    assembly.build(listeners, companion, signals).await
+}
+
+fn configuration(options: &Options) -> Result<Configuration, String> {
+    let files = read_configuration(&options.files.config)?;
+    match outrigger_config::configuration::load(&files, &|name| std::env::var(name).ok()) {
+        Ok((configuration, warnings)) => {
+            for warning in &warnings {
+                warn!(target: SCOPE, "{}", warning.summary());
+            }
+            Ok(configuration)
+        }
+        Err(diagnostics) => {
+            let told: Vec<String> = diagnostics
+                .iter()
+                .filter(|diagnostic| diagnostic.is_error())
+                .map(outrigger_config::Diagnostic::summary)
+                .collect();
+            Err(format!("error loading configuration: {}", told.join("; ")))
+        }
+    }
+}
+
+/// The process's environment with what daprd adds to its own.
+fn environment(options: &Options, ports: &Ports) -> Environment {
+    let own: HashMap<&'static str, String> = HashMap::from([
+        ("APP_ID", options.app_id.to_string()),
+        ("APP_PORT", options.app.port.unwrap_or_default().to_string()),
+        ("HOST_ADDRESS", address(options)),
+        ("DAPR_PORT", ports.internal.to_string()),
+        ("DAPR_GRPC_PORT", ports.grpc.to_string()),
+        ("DAPR_HTTP_PORT", ports.http.to_string()),
+        ("DAPR_METRICS_PORT", ports.metrics.to_string()),
+        ("DAPR_PROFILE_PORT", ports.profile.to_string()),
+    ]);
+    Arc::new(move |name| own.get(name).cloned().or_else(|| std::env::var(name).ok()))
+}
+
+fn address(options: &Options) -> String {
+    options
+        .environment
+        .host_ip
+        .clone()
+        .filter(|address| !address.is_empty())
+        .unwrap_or_else(host::address)
+}
+
+/// What everything is built from.
+struct Assembly {
+    options: Options,
+    configuration: Arc<Configuration>,
+    catalog: Arc<Catalog>,
+    versions: Versions,
+    host_name: String,
+    environment: Environment,
+    scope: Scope,
+    telling: Scope,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    tracer: Tracer,
+    started: Instant,
+}
+
+impl Assembly {
+    async fn build(
+        self,
+        listeners: Listeners,
+        companion: Option<Box<dyn Companion>>,
+        signals: Signals,
+    ) -> Result<Life, String> {
+        let options = &self.options;
+        let ports = listeners.ports;
+        let (fatal, fatal_seen) = mpsc::unbounded_channel();
+        let (stop, stop_seen) = mpsc::unbounded_channel();
+        let registry = Arc::new(Registry::default());
+        let app = app::open(options, &self.metrics, &self.scope)?;
+        let gate_settings = app::settings(options);
+        let (gate, gate_seen) =
+            watch::channel(gate::Machine::new(gate_settings, self.clock.now()).state());
+        let (phases, watches) = Phases::new(gate_seen.clone(), self.started);
+        let shared = self.shared(&registry, fatal);
+        let demands = Arc::new(Demands::new(&options.lifecycle));
+        let endpoints = Arc::new(ExternalEndpoints::new(self.metrics.clone()));
+        let refused = Arc::new(Notify::new());
+        let subscriptions_scope = Scope::root();
+        let peers = self.peers();
+        let invoke = Arc::new(self.invoke(app.as_ref(), &watches, &peers, &endpoints));
+        let names = self.names(&shared, &invoke.resolver, ports);
+        let blocks = Arc::new(self.blocks(Parts {
+            registry: &registry,
+            app: app.as_ref(),
+            watches,
+            gate: gate_seen.clone(),
+            demands: demands.clone(),
+            endpoints: endpoints.clone(),
+            refused: refused.clone(),
+            invoke: invoke.clone(),
+            scope: &subscriptions_scope,
+            stop,
+        }));
+        let apis = self.apis(&blocks, app.as_ref(), &peers);
+        let servers = Servers::start(listeners, apis, options);
+        info!(target: SCOPE, "HTTP server is running on port {}", ports.http);
+        info!(target: SCOPE, "API gRPC server is running on port {}", ports.grpc);
+        info!(target: SCOPE, "Internal gRPC server is running on :{}", ports.internal);
+
+        let wanted = Arc::new(Wanted::new(
+            blocks.subscriptions.clone(),
+            registry.clone(),
+            options.app.reads_subscriptions,
+        ));
+        let renewed = Arc::new(Notify::new());
+        let mut resources = Resources {
+            folders: options.files.resources_paths.clone(),
+            configuration: self.configuration.clone(),
+            shared: shared.clone(),
+            components: Components::new(shared, self.scope.clone()),
+            endpoints,
+            wanted: wanted.clone(),
+            demands,
+            renewed: renewed.clone(),
+            scope: self.scope.clone(),
+        };
+        resources.load().await?;
+        let eager = resources.components.eager();
+        if let Some(app) = &app {
+            let keeper = GateKeeper {
+                app: app.clone(),
+                settings: gate_settings,
+                reads_config: options.app.reads_config,
+                discovery: wanted,
+                metrics: self.metrics.clone(),
+                clock: self.clock,
+                refused,
+                renewed,
+                state: gate,
+            };
+            self.scope.spawn("app.gate", |stop| keeper.run(stop));
+        }
+        let kubernetes = options.files.mode == Mode::Kubernetes;
+        Ok(Life {
+            settings: Settings {
+                settle_timeout: options.lifecycle.settle_timeout,
+                init_deadline: options.components.init_deadline,
+                drain_timeout: options.lifecycle.drain_timeout,
+                block_shutdown: options.lifecycle.block_shutdown,
+                quiet: options.lifecycle.drain_quiet,
+                accept_window: if kubernetes {
+                    Duration::from_secs(3)
+                } else {
+                    Duration::ZERO
+                },
+                watches_app: kubernetes,
+            },
+            phases: Arc::new(phases),
+            gate: gate_seen,
+            blocks,
+            app,
+            resources: Arc::new(Mutex::new(resources)),
+            eager,
+            names,
+            servers,
+            subscriptions: subscriptions_scope,
+            scope: self.scope,
+            telling: self.telling,
+            clock: self.clock,
+            stop: stop_seen,
+            fatal: fatal_seen,
+            signals,
+            companion,
+            ports: (ports.http, ports.grpc),
+        })
+    }
+
+    fn namespace(&self) -> Namespace {
+        self.options
+            .environment
+            .namespace
+            .clone()
+            .unwrap_or_else(|| Namespace::from(DEFAULT_NAMESPACE))
+    }
+
+    /// As topics carry it: empty when there is none.
+    fn topic_namespace(&self) -> String {
+        self.options
+            .environment
+            .namespace
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+    }
+
+    fn max_message(&self) -> usize {
+        match self.options.api.max_body_size {
+            0 => usize::MAX,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn shared(
+        &self,
+        registry: &Arc<Registry>,
+        fatal: mpsc::UnboundedSender<String>,
+    ) -> Arc<Shared> {
+        let chosen = &self.options.components;
+        let usual = Timing::default();
+        Arc::new(Shared {
+            catalog: self.catalog.clone(),
+            registry: registry.clone(),
+            metrics: self.metrics.clone(),
+            clock: self.clock,
+            context: Context {
+                app_id: self.options.app_id.clone(),
+                namespace: self.options.environment.namespace.clone(),
+                kubernetes: self.options.files.mode == Mode::Kubernetes,
+            },
+            environment: self.environment.clone(),
+            timing: Timing {
+                fast: Backoff {
+                    base: chosen.retry_base,
+                    cap: chosen.retry_cap,
+                },
+                ping_interval: chosen.ping_interval,
+                ping_timeout: chosen.ping_timeout,
+                ..usual
+            },
+            strict: chosen.init_mode == InitMode::Strict,
+            lazy: chosen.lazy,
+            fatal,
+            attempts: Shared::permits(),
+            neighbours: components::supervisor::neighbours(),
+        })
+    }
+
+    fn guard(&self) -> Guard {
+        Guard {
+            metrics: self.metrics.clone(),
+            patience: Patience {
+                wait: self.options.components.wait,
+            },
+        }
+    }
+
+    fn peers(&self) -> Arc<PeerPool> {
+        let stamp = Stamp {
+            app_id: self.options.app_id.to_string(),
+            namespace: self.namespace().to_string(),
+            host_address: address(&self.options),
+            host_name: self.host_name.clone(),
+        };
+        let limit = Some(self.options.api.max_body_size).filter(|limit| *limit > 0);
+        Arc::new(PeerPool::new(
+            stamp,
+            PeerSettings::for_body_limit(limit),
+            self.scope.clone(),
+        ))
+    }
+
+    fn invoke(
+        &self,
+        app: Option<&App>,
+        watches: &Watches,
+        peers: &Arc<PeerPool>,
+        endpoints: &Arc<ExternalEndpoints>,
+    ) -> Invoke {
+        Invoke {
+            app_id: self.options.app_id.clone(),
+            namespace: self.namespace(),
+            app: app.map(|app| app.channel.clone()),
+            admission: watches.admission.clone(),
+            peers: peers.clone(),
+            endpoints: endpoints.clone(),
+            resolver: Arc::new(Resolver::new(self.guard(), self.clock)),
+            metrics: self.metrics.clone(),
+            clock: self.clock,
+        }
+    }
+
+    /// Name resolution that cannot be had is no reason not to start: everything else goes on, and calls of peers say so.
+    fn names(&self, shared: &Arc<Shared>, resolver: &Resolver, ports: Ports) -> Option<Names> {
+        let instance = Instance {
+            app_id: self.options.app_id.clone(),
+            namespace: self.namespace(),
+            address: address(&self.options),
+            http_port: ports.http,
+            internal_port: ports.internal,
+            app_port: self.options.app.port,
+        };
+        let usual = if self.options.files.mode == Mode::Kubernetes {
+            "kubernetes"
+        } else {
+            "mdns"
+        };
+        let started = Names::start(
+            shared,
+            &self.configuration.name_resolution,
+            usual,
+            &instance,
+            resolver,
+        );
+        started
+            .inspect_err(|why| error!(target: SCOPE, "failed to init name resolution: {why}"))
+            .ok()
+    }
+
+    fn blocks(&self, parts: Parts<'_>) -> Blocks {
+        let Parts {
+            registry,
+            app,
+            watches,
+            gate,
+            demands,
+            endpoints,
+            refused,
+            invoke,
+            scope,
+            stop,
+        } = parts;
+        let options = &self.options;
+        let guard = self.guard();
+        let publisher = Arc::new(Publisher {
+            registry: registry.clone(),
+            guard: guard.clone(),
+            app_id: options.app_id.clone(),
+            namespace: self.topic_namespace(),
+        });
+        let desk = Arc::new(Desk {
+            publisher: publisher.clone(),
+            metrics: self.metrics.clone(),
+            namespace: self.topic_namespace(),
+            ending: watches.ending,
+            away: Box::new(move || refused.notify_one()),
+            in_flight: AtomicUsize::new(0),
+        });
+        let channel: Option<Arc<dyn AppChannel>> = app.map(|app| app.channel.clone());
+        let subscriptions = Arc::new(Subscriptions::new(
+            registry.clone(),
+            desk,
+            channel,
+            self.clock,
+            watches.pulls,
+            watches.streams,
+            scope.clone(),
+        ));
+        let numbers = match options.api.state_json_numbers {
+            StateJsonNumbers::Float64 => Numbers::Float64,
+            StateJsonNumbers::Exact => Numbers::Exact,
+        };
+        let metadata = MetadataApi {
+            app_id: options.app_id.to_string(),
+            runtime_version: self.versions.dapr.clone(),
+            version: self.versions.own.clone(),
+            features: self
+                .configuration
+                .features
+                .enabled()
+                .map(str::to_owned)
+                .collect(),
+            app: app_facts(options),
+            registry: registry.clone(),
+            subscriptions: subscriptions.clone(),
+            resources: endpoints,
+            phase: watches.phase.clone(),
+            gate,
+            clock: self.clock,
+            extended: std::sync::Mutex::default(),
+        };
+        Blocks {
+            app_id: options.app_id.clone(),
+            namespace: self.namespace(),
+            registry: registry.clone(),
+            state: State {
+                registry: registry.clone(),
+                guard: guard.clone(),
+                app_id: options.app_id.clone(),
+                numbers,
+            },
+            publisher,
+            subscriptions,
+            secrets: Secrets {
+                registry: registry.clone(),
+                guard,
+                scopes: secret_scopes(&self.configuration),
+            },
+            invoke,
+            metadata,
+            health: Health {
+                app_id: options.app_id.clone(),
+                phase: watches.phase,
+                missing: demands,
+            },
+            metrics: self.metrics.clone(),
+            tracer: self.tracer.clone(),
+            activity: Arc::new(Activity::new(self.clock)),
+            stop,
+        }
+    }
+
+    fn apis(&self, blocks: &Arc<Blocks>, app: Option<&App>, peers: &Arc<PeerPool>) -> Apis {
+        let options = &self.options;
+        let api = &options.api;
+        let access = access(&self.configuration);
+        let token = options.environment.api_token.clone();
+        let logging = &self.configuration.api_logging;
+        let is_logged = api.api_logging.unwrap_or(logging.enabled);
+        let health_checks = !logging.omit_health_checks;
+        let rules = &self.configuration.api;
+        let proxy = Arc::new(Proxy {
+            invoke: blocks.invoke.clone(),
+            peers: peers.clone(),
+            app: app.map(|app| app.relay.clone()),
+            app_token: options.environment.app_api_token.clone(),
+            access,
+            max_message: self.max_message(),
+            traced: self.configuration.tracing.sampling_rate > 0.0,
+        });
+        let http = outrigger_http::Settings {
+            token: token.clone(),
+            origins: match &api.allowed_origins {
+                AllowedOrigins::Off => Origins::Off,
+                AllowedOrigins::Every => Origins::Every,
+                AllowedOrigins::Only(origins) => Origins::Only(origins.clone()),
+            },
+            allowed: http_rules(&rules.allowed),
+            denied: http_rules(&rules.denied),
+            log: is_logged.then_some(outrigger_http::ApiLog {
+                obfuscate: logging.obfuscate_urls,
+                health_checks,
+            }),
+            not_ready_status: Some(api.component_not_ready_status).filter(|status| *status != 503),
+        };
+        let grpc = outrigger_grpc::Settings {
+            token,
+            allowed: grpc_rules(&rules.allowed),
+            denied: grpc_rules(&rules.denied),
+            log: is_logged.then_some(outrigger_grpc::ApiLog { health_checks }),
+            max_message: self.max_message(),
+        };
+        let server = PeerServer {
+            invoke: blocks.invoke.clone(),
+            access,
+            app_is_http: options.app.protocol.is_http(),
+            tracer: self.tracer.clone(),
+            piece: peers.settings().piece,
+        };
+        Apis {
+            http: Arc::new(outrigger_http::Api::new(blocks.clone(), http)),
+            public: Arc::new(outrigger_http::PublicApi::new(blocks.clone())),
+            grpc: Arc::new(outrigger_grpc::Api::new(
+                blocks.clone(),
+                proxy.clone(),
+                grpc,
+            )),
+            internal: Arc::new(outrigger_grpc::Internal {
+                peers: Arc::new(server),
+                proxy,
+                activity: blocks.activity.clone(),
+            }),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+/// What building blocks are made of besides the assembly itself.
+struct Parts<'a> {
+    registry: &'a Arc<Registry>,
+    app: Option<&'a App>,
+    watches: Watches,
+    gate: watch::Receiver<gate::State>,
+    demands: Arc<Demands>,
+    endpoints: Arc<ExternalEndpoints>,
+    refused: Arc<Notify>,
+    invoke: Arc<Invoke>,
+    scope: &'a Scope,
+    stop: mpsc::UnboundedSender<StopRequest>,
+}
+
+fn app_facts(options: &Options) -> AppFacts {
+    let app = &options.app;
+    AppFacts {
+        port: app.port,
+        protocol: app.protocol.name().to_owned(),
+        channel_address: app.channel_address.clone(),
+        max_concurrency: app
+            .max_concurrency
+            .map_or(0, |limit| i32::try_from(limit).unwrap_or(i32::MAX)),
+        health: app.health.as_ref().map(|health| HealthFacts {
+            path: if app.protocol.is_http() {
+                health.path.clone()
+            } else {
+                String::new()
+            },
+            interval: health.interval,
+            timeout: health.timeout,
+            threshold: health.threshold,
+        }),
+    }
+}
+
+fn secret_scopes(configuration: &Configuration) -> HashMap<String, secrets::Scope> {
+    let scope = |scope: &outrigger_config::configuration::SecretScope| secrets::Scope {
+        allowed_by_default: scope.default_access == Action::Allow,
+        allowed: scope.allowed.iter().cloned().collect(),
+        denied: scope.denied.iter().cloned().collect(),
+    };
+    configuration
+        .secret_scopes
+        .iter()
+        .map(|entry| (entry.store.clone(), scope(entry)))
+        .collect()
+}
+
+/// Without mTLS nobody's identity is known, and only the default counts.
+fn access(configuration: &Configuration) -> Access {
+    let control = &configuration.access_control;
+    if *control == AccessControl::default() {
+        Access::Open
+    } else {
+        Access::Default {
+            allow: control.default_action == Action::Allow,
+        }
+    }
+}
+
+fn http_rules(rules: &[ApiRule]) -> Vec<outrigger_http::Rule> {
+    let own = rules
+        .iter()
+        .filter(|rule| rule.protocol.eq_ignore_ascii_case("http"));
+    own.map(|rule| outrigger_http::Rule {
+        name: rule.name.clone(),
+        version: rule.version.clone(),
+    })
+    .collect()
+}
+
+fn grpc_rules(rules: &[ApiRule]) -> Vec<outrigger_grpc::Rule> {
+    let own = rules.iter().filter(|rule| rule.protocol == "grpc");
+    own.map(|rule| outrigger_grpc::Rule {
+        name: rule.name.clone(),
+        version: rule.version.clone(),
+    })
+    .collect()
+}
