@@ -124,7 +124,10 @@ impl Feed {
                 }
                 Step::Died(reason) => {
                     self.consumer = None;
-                    self.held.clear();
+                    // The broker has them; with autoAck nobody has, and leaving tells.
+                    if !self.desk.settings.auto_ack {
+                        self.held.clear();
+                    }
                     self.ended.send_replace(Some(reason));
                 }
             }
@@ -132,7 +135,7 @@ impl Feed {
         self.leave().await;
     }
 
-    /// The next thing to do of its own accord. Cancel safe: a delivery is taken at the last moment.
+    /// The next thing to do of its own accord. Cancel safe: a delivery is handed over or held.
     async fn next(&mut self) -> Step {
         if self.ended.borrow().is_some() {
             return std::future::pending().await;
@@ -141,31 +144,37 @@ impl Feed {
             // The channel has no consumer to tell of its end. Resuming notices a channel that was closed meanwhile.
             return Step::Died(self.link.lost().await);
         }
-        let Ok(slot) = self.slots.clone().acquire_owned().await else {
-            return std::future::pending().await;
-        };
-        if let Some(delivery) = self.held.pop_front() {
-            return Step::Fetched(Box::new(delivery), slot);
-        }
-        let Some(consumer) = self.consumer.as_mut() else {
-            return std::future::pending().await;
-        };
-        let fetched = tokio::select! {
-            biased;
-            fetched = consumer.next() => fetched,
-            reason = self.link.lost() => return Step::Died(reason),
-        };
-        match fetched {
-            Some(Ok(delivery)) => Step::Fetched(Box::new(delivery), slot),
-            Some(Err(cause)) => {
-                let doing = format!("the consumer of queue `{}` ended", self.plan.queue.name);
-                Step::Died(self.link.blame(&cause, &doing))
+        loop {
+            let has_held = !self.held.is_empty();
+            let Some(consumer) = self.consumer.as_mut() else {
+                return std::future::pending().await;
+            };
+            // The consumer is listened to even while all slots are taken: its end must not wait for a handler's.
+            let fetched = tokio::select! {
+                biased;
+                Ok(slot) = self.slots.clone().acquire_owned(), if has_held => {
+                    if let Some(delivery) = self.held.pop_front() {
+                        return Step::Fetched(Box::new(delivery), slot);
+                    }
+                    continue;
+                }
+                fetched = consumer.next() => fetched,
+                reason = self.link.lost() => return Step::Died(reason),
+            };
+            match fetched {
+                Some(Ok(delivery)) => self.held.push_back(delivery),
+                Some(Err(cause)) => {
+                    let doing = format!("the consumer of queue `{}` ended", self.plan.queue.name);
+                    return Step::Died(self.link.blame(&cause, &doing));
+                }
+                None if !self.link.is_alive() => return Step::Died(self.link.reason()),
+                None => {
+                    return Step::Died(ComponentError::failed(format!(
+                        "the broker ended the consumer of queue `{}`: the queue was deleted or moved",
+                        self.plan.queue.name
+                    )));
+                }
             }
-            None if !self.link.is_alive() => Step::Died(self.link.reason()),
-            None => Step::Died(ComponentError::failed(format!(
-                "the broker ended the consumer of queue `{}`: the queue was deleted or moved",
-                self.plan.queue.name
-            ))),
         }
     }
 
@@ -226,7 +235,7 @@ impl Feed {
                 self.held.push_back(delivery);
             }
         } else {
-            // The broker may still send; nobody listens until the pause ends.
+            // The broker may still send, and may cancel late; nobody listens until the pause ends.
             self.consumer = Some(consumer);
         }
     }
@@ -236,6 +245,7 @@ impl Feed {
             return;
         }
         let left = self.desk.left_behind(false);
+        self.held.extend(waiting(&mut self.consumer));
         if self.consumer.is_none() {
             let doing = format!("consuming queue `{}` again", self.plan.queue.name);
             let consuming = self.plan.consume(&self.desk.channel);
@@ -328,12 +338,14 @@ impl Feed {
     }
 }
 
-/// What a consumer has received and nobody has taken.
+/// What a consumer has received and nobody has taken. A consumer that was cancelled is let go.
 fn waiting(consumer: &mut Option<Consumer>) -> Vec<Delivery> {
     let mut waiting = Vec::new();
-    if let Some(consumer) = consumer {
-        while let Some(Some(Ok(delivery))) = consumer.next().now_or_never() {
-            waiting.push(delivery);
+    while let Some(next) = consumer.as_mut().map(|consumer| consumer.next()) {
+        match next.now_or_never() {
+            Some(Some(Ok(delivery))) => waiting.push(delivery),
+            Some(None) => *consumer = None,
+            Some(Some(Err(_))) | None => break,
         }
     }
     waiting

@@ -29,20 +29,13 @@ pub(crate) struct Desk {
     handler: Arc<dyn Handler>,
     topic: String,
     in_work: AtomicUsize,
-    left: Mutex<Left>,
+    /// Messages that their handlers neither finished nor failed.
+    left: Mutex<Vec<u64>>,
     requeues: Mutex<Requeues>,
-    /// Counts the times that everything was given back.
-    returning: watch::Sender<u64>,
+    /// True between a release and the next resume: whatever is not done goes back at once. Changes under `left`.
+    returning: watch::Sender<bool>,
     /// The channel is being closed.
     over: Stop,
-}
-
-/// Messages that their handlers neither finished nor failed.
-#[derive(Default)]
-struct Left {
-    tags: Vec<u64>,
-    /// Between a release and the next resume, such messages go back at once.
-    go_back: bool,
 }
 
 impl Desk {
@@ -62,7 +55,7 @@ impl Desk {
             in_work: AtomicUsize::new(0),
             left: Mutex::default(),
             requeues: Mutex::default(),
-            returning: watch::Sender::new(0),
+            returning: watch::Sender::new(false),
             over: Stop::new(),
         }
     }
@@ -117,10 +110,11 @@ impl Desk {
             Outcome::Released => {
                 let goes_back = {
                     let mut left = lock(&self.left);
-                    if !left.go_back {
-                        left.tags.push(tag);
+                    let goes_back = *self.returning.borrow();
+                    if !goes_back {
+                        left.push(tag);
                     }
-                    left.go_back
+                    goes_back
                 };
                 if goes_back {
                     self.nack(tag, true).await;
@@ -134,15 +128,12 @@ impl Desk {
         self.in_work.load(Ordering::Acquire)
     }
 
-    /// The messages that handlers let go. With `go_back`, failed ones need not rest any longer, and messages that are let
-    /// go from now on return to the queue at once.
+    /// The messages that handlers let go. With `go_back`, failed ones need not rest any longer, and messages that fail or
+    /// are let go from now on return to the queue at once.
     pub(crate) fn left_behind(&self, go_back: bool) -> Vec<u64> {
-        if go_back {
-            self.returning.send_modify(|times| *times += 1);
-        }
         let mut left = lock(&self.left);
-        left.go_back = go_back;
-        std::mem::take(&mut left.tags)
+        self.returning.send_replace(go_back);
+        std::mem::take(&mut left)
     }
 
     /// The channel is about to be closed: nothing needs to wait any longer.
@@ -154,7 +145,7 @@ impl Desk {
         let mut returning = self.returning.subscribe();
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            _ = returning.changed() => {}
+            _ = returning.wait_for(|returning| *returning) => {}
             () = self.over.cancelled() => {}
         }
     }

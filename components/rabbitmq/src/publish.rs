@@ -4,11 +4,12 @@
 //! Never: keeps a message. What is not confirmed is the caller's to send again.
 //! Start at [`Publisher::publish`]. Tests: tests/broker/publish.rs.
 //!
-//! Each topic is sent over one channel of a small pool, so that its messages keep their order and a topic that the
-//! broker refuses takes down no other. Messages are pipelined: nobody waits for somebody else's confirmation. What was
-//! declared is remembered per channel, because whatever closes a channel may have taken the exchange with it.
+//! Each topic is sent over one channel of a small pool, so that its messages keep their order. Messages are pipelined:
+//! nobody waits for somebody else's confirmation. What was declared is remembered per channel, because whatever closes a
+//! channel may have taken the exchange with it. The broker refuses by closing the channel, and does not say whose message
+//! it meant; where topics share a channel, each message is then sent once more on one of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{Channel, Confirmation};
 use outrigger_component_api::{ComponentError, Publish, Scope};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use crate::error;
 use crate::link::{Link, to_the_end};
@@ -37,6 +38,8 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(30);
 const BLOCKED_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a closed channel is replaced for one message.
 const REPLACEMENTS: u32 = 3;
+/// Channels that are open for one message each.
+const APART: usize = 16;
 /// Topics that are remembered; beyond that, all is forgotten and learned again.
 const REMEMBERED: usize = 4_096;
 
@@ -47,12 +50,15 @@ pub(crate) struct Publisher {
     lanes: Vec<Lane>,
     /// Which lane a topic uses.
     routes: Mutex<HashMap<ShortString, usize>>,
+    /// Topics that the broker refused on a channel of their own. They keep away from the lanes until it takes them.
+    refused: Mutex<HashSet<ShortString>>,
+    apart: Arc<Semaphore>,
 }
 
 /// One channel of the pool, and its successor when it is closed.
 struct Lane {
     live: Mutex<Arc<OnceCell<Arc<Live>>>>,
-    window: Semaphore,
+    window: Arc<Semaphore>,
 }
 
 /// An open channel.
@@ -69,6 +75,8 @@ enum Failure {
     NotSent(Arc<Live>),
     /// The channel was closed because an exchange is not there.
     NoExchange(Arc<Live>, ComponentError),
+    /// The channel was closed because of something else that was sent on it.
+    Refused(Arc<Live>, ComponentError),
     Final(ComponentError),
 }
 
@@ -76,7 +84,7 @@ impl Publisher {
     pub(crate) fn new(settings: Arc<Settings>, link: Arc<Link>, scope: Scope) -> Self {
         let lane = || Lane {
             live: Mutex::default(),
-            window: Semaphore::new(IN_FLIGHT),
+            window: Arc::new(Semaphore::new(IN_FLIGHT)),
         };
         Self {
             settings,
@@ -84,6 +92,8 @@ impl Publisher {
             scope,
             lanes: std::iter::repeat_with(lane).take(LANES).collect(),
             routes: Mutex::default(),
+            refused: Mutex::default(),
+            apart: Arc::new(Semaphore::new(APART)),
         }
     }
 
@@ -94,12 +104,7 @@ impl Publisher {
     pub(crate) async fn publish(&self, request: Publish) -> Result<(), ComponentError> {
         let message = Outgoing::new(request, &self.settings)?;
         let lane = self.lane(&message.exchange)?;
-        let confirmed = async {
-            // Never closed.
-            let _permit = lane.window.acquire().await;
-            self.deliver(lane, &message).await
-        };
-        tokio::time::timeout(CONFIRMED_WITHIN, confirmed)
+        tokio::time::timeout(CONFIRMED_WITHIN, self.deliver(lane, &message))
             .await
             .unwrap_or_else(|_| {
                 Err(ComponentError::timeout(format!(
@@ -134,6 +139,9 @@ impl Publisher {
             if self.link.is_blocked() {
                 return Err(blocked());
             }
+            if lock(&self.refused).contains(&message.exchange) {
+                return self.deliver_apart(message).await;
+            }
             match self.attempt(lane, message).await {
                 Ok(()) => return Ok(()),
                 Err(Failure::NotSent(live)) if replacements < REPLACEMENTS => {
@@ -144,22 +152,80 @@ impl Publisher {
                     declared_again = true;
                     lane.retire(&live);
                 }
-                Err(Failure::NotSent(_)) => {
-                    return Err(ComponentError::failed(format!(
-                        "publishing to `{}`: the broker keeps closing the channel",
-                        message.exchange
-                    )));
+                Err(Failure::NoExchange(live, _) | Failure::Refused(live, _))
+                    if live.is_shared() =>
+                {
+                    return self.deliver_apart(message).await;
                 }
-                Err(Failure::NoExchange(_, error) | Failure::Final(error)) => return Err(error),
+                Err(failure) => return Err(failure.told(&message.exchange)),
             }
         }
     }
 
+    /// Sends one message on a channel of its own.
+    async fn deliver_apart(&self, message: &Outgoing) -> Result<(), ComponentError> {
+        let place = self.place(&self.apart).await;
+        let place = place.map_err(|failure| failure.told(&message.exchange))?;
+        let live = self.open().await?;
+        let told = self.attempt_on(live.clone(), message, place).await;
+        let closing = live.channel.close(200, "OK".into());
+        self.link.answer(closing).await.ok();
+        self.learn(&message.exchange, &told);
+        told.map_err(|failure| failure.told(&message.exchange))
+    }
+
+    /// What a message that was sent on a channel of its own tells about its topic.
+    fn learn(&self, topic: &ShortString, told: &Result<(), Failure>) {
+        let mut refused = lock(&self.refused);
+        match told {
+            Ok(()) => {
+                refused.remove(topic);
+            }
+            Err(Failure::NoExchange(..) | Failure::Refused(..)) => {
+                if refused.len() >= REMEMBERED {
+                    refused.clear();
+                }
+                refused.insert(topic.clone());
+            }
+            Err(_) => {}
+        }
+    }
+
     async fn attempt(&self, lane: &Lane, message: &Outgoing) -> Result<(), Failure> {
+        let place = self.place(&lane.window).await?;
         let live = self.live(lane).await.map_err(Failure::Final)?;
+        self.attempt_on(live, message, place).await
+    }
+
+    /// Waits until one more message may be under way.
+    async fn place(&self, window: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failure> {
+        let place = tokio::select! {
+            biased;
+            place = window.clone().acquire_owned() => place.ok(),
+            () = self.link.stalled(BLOCKED_PATIENCE) => None,
+        };
+        match place {
+            Some(place) => Ok(place),
+            None => Err(Failure::Final(self.unconfirmed().await)),
+        }
+    }
+
+    /// `place` is given back when the broker has answered, even if nobody waits for that any longer.
+    async fn attempt_on(
+        &self,
+        live: Arc<Live>,
+        message: &Outgoing,
+        place: OwnedSemaphorePermit,
+    ) -> Result<(), Failure> {
         let declared = self.declare(&live, &message.exchange).await;
         declared.map_err(Failure::Final)?;
-        let sending = Sending::new(live.clone(), message.clone(), self.scope.clone());
+        let sending = Sending {
+            confirming: Some(confirming(live.channel.clone(), message.clone(), place)),
+            live: live.clone(),
+            link: self.link.clone(),
+            scope: self.scope.clone(),
+            is_queued: false,
+        };
         let told = tokio::select! {
             biased;
             told = sending => told,
@@ -177,11 +243,13 @@ impl Publisher {
             Err(Unsent(Some(cause))) => {
                 let doing = format!("publishing to `{}`", message.exchange);
                 let told = self.link.blame(&cause, &doing);
-                if error::is_not_found(&cause) {
-                    Err(Failure::NoExchange(live, told))
+                Err(if error::is_not_found(&cause) {
+                    Failure::NoExchange(live, told)
+                } else if told.doubts_connection() {
+                    Failure::Final(told)
                 } else {
-                    Err(Failure::Final(told))
-                }
+                    Failure::Refused(live, told)
+                })
             }
         }
     }
@@ -260,6 +328,24 @@ impl Lane {
     }
 }
 
+impl Live {
+    /// Whether more than one topic was sent on this channel.
+    fn is_shared(&self) -> bool {
+        lock(&self.declared).len() > 1
+    }
+}
+
+impl Failure {
+    fn told(self, topic: &ShortString) -> ComponentError {
+        match self {
+            Self::NotSent(_) => ComponentError::failed(format!(
+                "publishing to `{topic}`: the broker keeps closing the channel"
+            )),
+            Self::NoExchange(_, error) | Self::Refused(_, error) | Self::Final(error) => error,
+        }
+    }
+}
+
 fn blocked() -> ComponentError {
     ComponentError::transient("the broker takes no messages: it is short of memory or disk")
 }
@@ -276,32 +362,25 @@ type Confirming = Pin<Box<dyn Future<Output = Result<Confirmation, lapin::Error>
 struct Sending {
     confirming: Option<Confirming>,
     live: Arc<Live>,
+    link: Arc<Link>,
     scope: Scope,
     is_queued: bool,
 }
 
-impl Sending {
-    fn new(live: Arc<Live>, message: Outgoing, scope: Scope) -> Self {
-        let channel = live.channel.clone();
-        let confirming: Confirming = Box::pin(async move {
-            let confirm = channel
-                .basic_publish(
-                    message.exchange,
-                    message.routing_key,
-                    BasicPublishOptions::default(),
-                    &message.data,
-                    message.properties,
-                )
-                .await?;
-            confirm.await
-        });
-        Self {
-            confirming: Some(confirming),
-            live,
-            scope,
-            is_queued: false,
-        }
-    }
+fn confirming(channel: Channel, message: Outgoing, place: OwnedSemaphorePermit) -> Confirming {
+    Box::pin(async move {
+        let _place = place;
+        let confirm = channel
+            .basic_publish(
+                message.exchange,
+                message.routing_key,
+                BasicPublishOptions::default(),
+                &message.data,
+                message.properties,
+            )
+            .await?;
+        confirm.await
+    })
 }
 
 impl Future for Sending {
@@ -332,11 +411,13 @@ impl Drop for Sending {
     fn drop(&mut self) {
         let confirming = self.confirming.take().filter(|_| self.is_queued);
         if let Some(confirming) = confirming {
+            let link = self.link.clone();
             self.scope.spawn("pubsub.rabbitmq/late", |stop| async move {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => {}
                     _ = confirming => {}
+                    _ = link.lost() => {}
                 }
             });
         }

@@ -52,7 +52,7 @@ pub struct Blocks {
     pub metrics: Arc<Metrics>,
     pub tracer: Tracer,
     pub activity: Arc<activity::Activity>,
-    pub stop: mpsc::UnboundedSender<StopRequest>,
+    pub stop: mpsc::Sender<StopRequest>,
 }
 
 /// A stop that was asked for over the API.

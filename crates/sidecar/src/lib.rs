@@ -23,4 +23,4 @@ mod telemetry;
 pub use components::compile_rule;
 pub use files::{read_configuration, read_resources};
 pub use life::Companion;
-pub use sidecar::{Versions, run};
+pub use sidecar::{Start, Versions, run};

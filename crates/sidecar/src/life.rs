@@ -91,8 +91,8 @@ pub(crate) struct Life {
     /// Owns what tells others of us: exporters.
     pub telling: Scope,
     pub clock: Clock,
-    pub stop: mpsc::UnboundedReceiver<StopRequest>,
-    pub fatal: mpsc::UnboundedReceiver<String>,
+    pub stop: mpsc::Receiver<StopRequest>,
+    pub fatal: mpsc::Receiver<String>,
     pub signals: Signals,
     pub companion: Option<Box<dyn Companion>>,
     pub ports: (u16, u16),
@@ -138,7 +138,7 @@ impl Life {
             }
             Trigger::Fatal(why) => {
                 self.way_down(Duration::ZERO, false, began).await;
-                error!(target: SCOPE, "Fatal error from runtime: {why}");
+                error!(target: SCOPE, fatal = true, "Fatal error from runtime: {why}");
                 1
             }
             Trigger::Ended(code) => {
@@ -522,11 +522,7 @@ async fn end(
 
 /// Completes when somebody insists on the end: with another signal, or a forced stop over the API. The third signal ends
 /// the process on the spot.
-async fn insisted(
-    signals: &mut Signals,
-    stop: &mut mpsc::UnboundedReceiver<StopRequest>,
-    began: Instant,
-) {
+async fn insisted(signals: &mut Signals, stop: &mut mpsc::Receiver<StopRequest>, began: Instant) {
     loop {
         tokio::select! {
             told = signals.next() => {

@@ -46,6 +46,9 @@ use crate::{app, components, host, listeners, telemetry};
 
 const SCOPE: &str = "dapr.runtime";
 
+/// Requests to stop, and reasons to: one is enough.
+const FEW: usize = 16;
+
 /// The namespace of those who name none.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -58,36 +61,53 @@ pub struct Versions {
     pub commit: String,
 }
 
-/// Runs a sidecar until its end; the exit code.
-pub async fn run(
-    options: Options,
-    catalog: Catalog,
-    versions: Versions,
-    companion: Option<Box<dyn Companion>>,
-    started: Instant,
-) -> u8 {
-    let host_name = host::name();
-    if let Err(why) = telemetry::start_log(&options, &host_name, &versions.dapr) {
-        eprintln!("{why}");
-        return 1;
-    }
-    match start(options, catalog, versions, companion, host_name, started).await {
-        Ok(life) => life.run().await,
-        Err(why) => {
-            error!(target: SCOPE, "Fatal error from runtime: {why}");
-            1
-        }
-    }
+/// What a sidecar is started with.
+pub struct Start {
+    pub options: Options,
+    /// Lines to begin the log with.
+    pub warnings: Vec<String>,
+    /// Ahead of each line of the log.
+    pub log_prefix: &'static str,
+    pub catalog: Catalog,
+    pub versions: Versions,
+    pub companion: Option<Box<dyn Companion>>,
+    /// When the process began.
+    pub began: Instant,
 }
 
-async fn start(
-    options: Options,
-    catalog: Catalog,
-    versions: Versions,
-    companion: Option<Box<dyn Companion>>,
-    host_name: String,
-    started: Instant,
-) -> Result<Life, String> {
+/// Runs a sidecar until its end; the exit code.
+///
+/// # Errors
+/// When not even a log can be written; everything later is told there.
+pub async fn run(start: Start) -> Result<u8, String> {
+    let host_name = host::name();
+    telemetry::start_log(
+        &start.options,
+        start.log_prefix,
+        &host_name,
+        &start.versions.dapr,
+    )?;
+    for warning in &start.warnings {
+        warn!(target: SCOPE, "{warning}");
+    }
+    Ok(match begin(start, host_name).await {
+        Ok(life) => life.run().await,
+        Err(why) => {
+            error!(target: SCOPE, fatal = true, "Fatal error from runtime: {why}");
+            1
+        }
+    })
+}
+
+async fn begin(start: Start, host_name: String) -> Result<Life, String> {
+    let Start {
+        options,
+        catalog,
+        versions,
+        companion,
+        began: started,
+        ..
+    } = start;
     let signals =
         Signals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
     info!(target: SCOPE, "Starting Outrigger {} -- version {} -- commit {}", versions.own, versions.dapr, versions.commit);
@@ -188,8 +208,8 @@ impl Assembly {
     ) -> Result<Life, String> {
         let options = &self.options;
         let ports = listeners.ports;
-        let (fatal, fatal_seen) = mpsc::unbounded_channel();
-        let (stop, stop_seen) = mpsc::unbounded_channel();
+        let (fatal, fatal_seen) = mpsc::channel(FEW);
+        let (stop, stop_seen) = mpsc::channel(FEW);
         let registry = Arc::new(Registry::default());
         let app = app::open(options, &self.metrics, &self.scope)?;
         let gate_settings = app::settings(options);
@@ -315,11 +335,7 @@ impl Assembly {
         }
     }
 
-    fn shared(
-        &self,
-        registry: &Arc<Registry>,
-        fatal: mpsc::UnboundedSender<String>,
-    ) -> Arc<Shared> {
+    fn shared(&self, registry: &Arc<Registry>, fatal: mpsc::Sender<String>) -> Arc<Shared> {
         let chosen = &self.options.components;
         let usual = Timing::default();
         Arc::new(Shared {
@@ -590,7 +606,7 @@ struct Parts<'a> {
     refused: Arc<Notify>,
     invoke: Arc<Invoke>,
     scope: &'a Scope,
-    stop: mpsc::UnboundedSender<StopRequest>,
+    stop: mpsc::Sender<StopRequest>,
 }
 
 fn app_facts(options: &Options) -> AppFacts {

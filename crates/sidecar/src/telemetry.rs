@@ -22,7 +22,12 @@ const SCOPE: &str = "dapr.runtime";
 ///
 /// # Errors
 /// When the log file cannot be opened.
-pub(crate) fn start_log(options: &Options, host_name: &str, version: &str) -> Result<(), String> {
+pub(crate) fn start_log(
+    options: &Options,
+    prefix: &'static str,
+    host_name: &str,
+    version: &str,
+) -> Result<(), String> {
     let level = match options.log.level {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,
@@ -32,6 +37,7 @@ pub(crate) fn start_log(options: &Options, host_name: &str, version: &str) -> Re
     let settings = log::Settings {
         level,
         json: options.log.json,
+        prefix: if options.log.json { "" } else { prefix },
         file: options.log.file.as_ref().map(PathBuf::from),
         app_id: options.app_id.to_string(),
         instance: host_name.to_owned(),

@@ -27,6 +27,8 @@ const QUEUE: usize = 4096;
 pub struct Settings {
     pub level: LevelFilter,
     pub json: bool,
+    /// Ahead of each line.
+    pub prefix: &'static str,
     /// In place of standard output.
     pub file: Option<PathBuf>,
     pub app_id: String,
@@ -227,7 +229,7 @@ fn render(settings: &Settings, metadata: &Metadata<'_>, mut fields: Fields) -> V
     if settings.json {
         json_line(&time, level, fields)
     } else {
-        text_line(&time, level, fields)
+        text_line(settings.prefix, &time, level, fields)
     }
 }
 
@@ -250,8 +252,9 @@ fn json_line(time: &str, level: &str, fields: Fields) -> Vec<u8> {
     out
 }
 
-fn text_line(time: &str, level: &str, fields: Fields) -> Vec<u8> {
+fn text_line(prefix: &str, time: &str, level: &str, fields: Fields) -> Vec<u8> {
     let mut out = String::with_capacity(256);
+    out.push_str(prefix);
     write!(out, "time={time:?} level={level} msg={:?}", fields.message).ok();
     for (name, datum) in &fields.others {
         let (Datum::Text(text) | Datum::Bare(text)) = datum;
@@ -286,7 +289,7 @@ mod tests {
         let bytes = if json {
             json_line("T", "info", fields)
         } else {
-            text_line("T", "info", fields)
+            text_line("sidecar | ", "T", "info", fields)
         };
         String::from_utf8(bytes).unwrap()
     }
@@ -295,7 +298,7 @@ mod tests {
     fn the_text_form_quotes_what_needs_quoting() {
         assert_eq!(
             line(false),
-            "time=\"T\" level=info msg=\"dapr initialized. Status: Running. Init Elapsed 5ms\" attempt=3 error=\"no \\\"way\\\"\"\n"
+            "sidecar | time=\"T\" level=info msg=\"dapr initialized. Status: Running. Init Elapsed 5ms\" attempt=3 error=\"no \\\"way\\\"\"\n"
         );
     }
 

@@ -5,13 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outrigger_component_api::{Class, ErrorKind, Opener, PubSub, Scope};
+use futures_util::future::join_all;
+use outrigger_component_api::{Class, ErrorKind, Opener, Outcome, PubSub, Scope};
+use outrigger_testkit::proxy::Proxy;
 use outrigger_testkit::servers::{Rabbit, RabbitServer, Server as _};
 use outrigger_testkit::suites::open::Opened;
 use outrigger_testkit::wait;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{KEPT, Recorder, SOON, message, opener, publish, subscribe, to, unique, with};
+use crate::support::{
+    Client, KEPT, Recorder, SOON, message, opener, publish, settled, subscribe, tally, to, unique,
+    with,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_ends_says_so_and_the_loss_is_a_passing_one() {
@@ -210,4 +215,179 @@ async fn a_broker_that_is_starting_is_asked_again_until_it_is_there() {
     let (pubsub, ()) = tokio::join!(waiting, server.start());
     publish(&pubsub, "t", &["1"]).await;
     pubsub.close().await;
+}
+
+/// How a connection is lost while messages are in work.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Cut,
+    Closed,
+    Killed,
+    Frozen,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_way_of_losing_a_connection_fills_the_dead_letter_queue() {
+    let server = RabbitServer::launch(Rabbit::default()).await;
+    for (requeue, losses) in [
+        (
+            "false",
+            [Loss::Cut, Loss::Closed, Loss::Killed, Loss::Frozen].as_slice(),
+        ),
+        ("true", [Loss::Cut, Loss::Frozen].as_slice()),
+    ] {
+        for loss in losses {
+            nothing_is_dead_lettered(&server, requeue, *loss).await;
+        }
+    }
+}
+
+async fn nothing_is_dead_lettered(server: &RabbitServer, requeue: &str, loss: Loss) {
+    let proxy = Proxy::to(server.address()).await;
+    let url = format!("amqp://guest:guest@{}", proxy.address());
+    let pairs = [
+        ("enableDeadLetter", "true"),
+        ("requeueInFailure", requeue),
+        ("concurrencyMode", "single"),
+        KEPT,
+    ];
+    let mut pubsub = Opened::ready(&opener(&url, pairs)).await;
+    let topic = unique("undead");
+    let queue = format!("testkit-{topic}");
+    let recorder = Recorder::shut();
+    let source = subscribe(&pubsub, to(&topic), &recorder).await;
+    for number in 0..10 {
+        publish(&pubsub, &topic, &[&number.to_string()]).await;
+    }
+    // One is in work, the others are fetched and wait.
+    recorder.got(1).await;
+    settled(&mut Client::at(server).await, &queue, (0, 1)).await;
+    match loss {
+        Loss::Cut => proxy.cut().await,
+        Loss::Closed => {
+            server.control(&["close_all_connections", "test"]).await;
+        }
+        Loss::Killed => server.kill().await,
+        Loss::Frozen => server.pause(),
+    }
+    if !matches!(loss, Loss::Frozen) {
+        wait::within("the loss", SOON, pubsub.lost()).await;
+        wait::within("the end", SOON, source.ended()).await;
+    }
+    // The app is away too: the handler fails, and that comes too late for this connection.
+    recorder.answer(|_| Outcome::Retry("the connection is gone".into()));
+    if !matches!(loss, Loss::Frozen) {
+        recorder.open();
+        wait::until("nothing in work", SOON, async || source.in_flight() == 0).await;
+    }
+    source.pause().await;
+    source.release().await;
+    source.close().await;
+    recorder.open();
+    pubsub.close().await;
+    match loss {
+        Loss::Killed => server.start().await,
+        Loss::Frozen => server.resume(),
+        Loss::Cut | Loss::Closed => {}
+    }
+    let mut client = Client::at(server).await;
+    settled(&mut client, &queue, (10, 0)).await;
+    let dead = client.look(&format!("dlq-{queue}")).await;
+    assert_eq!(dead, Ok((0, 0)), "{loss:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_freeze_costs_nothing() {
+    let server = RabbitServer::launch(Rabbit::default()).await;
+    let mut pubsub = Opened::ready(&opener(&server.url(), [KEPT])).await;
+    let topic = unique("short");
+    let recorder = Recorder::shut();
+    let source = subscribe(&pubsub, to(&topic), &recorder).await;
+    publish(&pubsub, &topic, &["a", "b", "c"]).await;
+    recorder.got(3).await;
+    server.pause();
+    recorder.open();
+    let published = (0..50).map(|number| pubsub.publish(message(&topic, number.to_string())));
+    let thawing = async {
+        // Acknowledgements are on their way, and nobody reads them yet.
+        wait::until("nothing in work", SOON, async || source.in_flight() == 0).await;
+        server.resume();
+    };
+    let (told, ()) = tokio::join!(join_all(published), thawing);
+    for told in told {
+        told.unwrap();
+    }
+    recorder.got(53).await;
+    let mut client = Client::at(&server).await;
+    settled(&mut client, &format!("testkit-{topic}"), (0, 1)).await;
+    let texts = recorder.texts();
+    assert!(tally(&texts).values().all(|count| *count == 1), "{texts:?}");
+    let lost = timeout(Duration::from_millis(200), pubsub.lost()).await;
+    assert!(lost.is_err(), "{lost:?}");
+    source.close().await;
+    pubsub.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_during_a_freeze_takes_effect_when_the_broker_thaws() {
+    let server = RabbitServer::launch(Rabbit::default()).await;
+    let pairs = [
+        ("enableDeadLetter", "true"),
+        ("concurrencyMode", "single"),
+        KEPT,
+    ];
+    let pubsub = Opened::ready(&opener(&server.url(), pairs)).await;
+    let topic = unique("thaw");
+    let queue = format!("testkit-{topic}");
+    let recorder = Recorder::shut();
+    let source = subscribe(&pubsub, to(&topic), &recorder).await;
+    for number in 0..10 {
+        publish(&pubsub, &topic, &[&number.to_string()]).await;
+    }
+    recorder.got(1).await;
+    let mut client = Client::at(&server).await;
+    settled(&mut client, &queue, (0, 1)).await;
+    server.pause();
+    let start = Instant::now();
+    source.pause().await;
+    source.release().await;
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    server.resume();
+    settled(&mut client, &queue, (9, 0)).await;
+    source.resume().await;
+    recorder.open();
+    recorder.got(10).await;
+    settled(&mut client, &queue, (0, 1)).await;
+    let texts = recorder.texts();
+    assert!(tally(&texts).values().all(|count| *count == 1), "{texts:?}");
+    assert_eq!(client.look(&format!("dlq-{queue}")).await, Ok((0, 0)));
+    source.close().await;
+    pubsub.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restart_of_the_broker_takes_is_declared_again() {
+    let server = RabbitServer::launch(Rabbit::default()).await;
+    let opener = opener(&server.url(), [("durable", "false"), KEPT]);
+    let topic = unique("transient");
+    let queue = format!("testkit-{topic}");
+    let recorder = Recorder::done();
+    for round in 0..2 {
+        let mut pubsub = Opened::ready(&opener).await;
+        // Who publishes declares the exchange, who subscribes the rest.
+        publish(&pubsub, &topic, &["nobody listens yet"]).await;
+        let source = subscribe(&pubsub, to(&topic), &recorder).await;
+        publish(&pubsub, &topic, &[&round.to_string()]).await;
+        recorder.got(round + 1).await;
+        settled(&mut Client::at(&server).await, &queue, (0, 1)).await;
+        server.kill().await;
+        wait::within("the loss", SOON, pubsub.lost()).await;
+        source.close().await;
+        pubsub.close().await;
+        server.start().await;
+        let gone = Client::at(&server).await.look(&queue).await;
+        assert!(gone.unwrap_err().contains("NOT_FOUND"));
+    }
+    assert_eq!(recorder.texts(), ["0", "1"]);
 }

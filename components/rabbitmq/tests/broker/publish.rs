@@ -328,6 +328,27 @@ async fn callers_that_lose_patience_disturb_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_that_nobody_waits_for_any_longer_still_count_as_under_way() {
+    let topic = unique("abandoned");
+    let (proxy, pubsub) = proxied([KEPT]).await;
+    publish(&pubsub, &topic, &["first"]).await;
+    let before = pubsub.scope().running();
+    proxy.hang();
+    let hurried = (0..1_000).map(|number| {
+        let request = message(&topic, number.to_string());
+        tokio::time::timeout(Duration::from_millis(100), pubsub.publish(request))
+    });
+    for told in join_all(hurried).await {
+        assert!(told.is_err(), "{told:?}");
+    }
+    let kept = pubsub.scope().running() - before;
+    assert!(kept <= 256, "{kept} messages are kept");
+    proxy.pass().await;
+    publish(&pubsub, &topic, &["last"]).await;
+    pubsub.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_close_publishing_is_refused_for_good() {
     let topic = unique("closed");
     let pubsub = shared([]).await;
@@ -384,6 +405,52 @@ async fn a_topic_that_may_not_be_written_hurts_no_other() {
         }
     }
     pubsub.ping().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_may_not_be_written_hurts_none_of_those_that_share_its_channel() {
+    let server = RabbitServer::launch(Rabbit::default()).await;
+    server.control(&["add_user", "limited", "pw"]).await;
+    let rights = ["set_permissions", "limited", ".*", "^good.*", ".*"];
+    server.control(&rights).await;
+    let url = format!("amqp://limited:pw@{}", server.address());
+    let mut pubsub = Opened::ready(&opener(&url, [])).await;
+    // More topics than channels.
+    let topics: Vec<_> = (0..40)
+        .map(|number| match number {
+            20 => unique("bad"),
+            _ => unique("good"),
+        })
+        .collect();
+    for round in 0..10 {
+        let all = (0..200).map(|number| {
+            let topic = &topics[number % topics.len()];
+            let published = pubsub.publish(message(topic, format!("{round} {number}")));
+            async move { (topic, published.await) }
+        });
+        for (topic, told) in wait::within("all answers", SOON, join_all(all)).await {
+            match told {
+                Ok(()) => assert!(topic.starts_with("good"), "{topic} was taken"),
+                Err(refused) => {
+                    assert_eq!(*topic, topics[20], "{refused}");
+                    assert_eq!(refused.kind, ErrorKind::Failed);
+                    assert!(refused.message.contains("ACCESS_REFUSED"), "{refused}");
+                }
+            }
+        }
+    }
+    // As soon as it is allowed, it is taken.
+    server
+        .control(&["set_permissions", "limited", ".*", ".*", ".*"])
+        .await;
+    wait::until("the topic taken", SOON, async || {
+        pubsub.publish(message(&topics[20], "at last")).await
+    })
+    .await;
+    publish(&pubsub, &topics[20], &["again"]).await;
+    let lost = tokio::time::timeout(Duration::from_millis(200), pubsub.lost()).await;
+    assert!(lost.is_err(), "{lost:?}");
+    pubsub.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

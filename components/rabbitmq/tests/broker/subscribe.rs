@@ -15,22 +15,9 @@ use outrigger_testkit::wait;
 use tokio::time::Instant;
 
 use crate::support::{
-    Client, KEPT, Recorder, SOON, next, opener, pairs, publish, shared, subscribe, table, tally,
-    text, texts, to, unique, with,
+    Client, KEPT, Recorder, SOON, next, opener, pairs, publish, settled, shared, subscribe, table,
+    tally, text, texts, to, unique, with,
 };
-
-/// Waits until a queue has that many ready messages and consumers.
-async fn settled(client: &mut Client, queue: &str, expected: (u32, u32)) {
-    wait::until(format!("{queue} with {expected:?}"), SOON, async || {
-        let seen = client.look(queue).await;
-        if seen == Ok(expected) {
-            Ok(())
-        } else {
-            Err(seen)
-        }
-    })
-    .await;
-}
 
 /// Waits until a queue has that many ready messages. Quorum queues count a cancelled consumer that has messages in work.
 async fn ready(client: &mut Client, queue: &str, expected: u32) {
@@ -345,6 +332,44 @@ async fn a_message_that_was_let_go_stays_the_brokers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failed_message_does_not_rest_when_everything_is_given_back() {
+    let topic = unique("restless");
+    let queue = format!("testkit-{topic}");
+    let pubsub = shared([
+        ("requeueInFailure", "true"),
+        ("enableDeadLetter", "1"),
+        KEPT,
+    ])
+    .await;
+    let recorder = Recorder::shut();
+    recorder.answer(|_| Outcome::Retry("why".into()));
+    let source = subscribe(&pubsub, to(&topic), &recorder).await;
+    let mut client = Client::shared().await;
+    // As if it had failed so often that it would rest for five seconds.
+    let tired = BasicProperties::default()
+        .with_headers(table([("x-delivery-count", AMQPValue::LongInt(50))]));
+    client.send(&topic, b"early", tired.clone()).await;
+    client.send(&topic, b"late", tired).await;
+    recorder.got(2).await;
+    recorder.let_pass(1);
+    wait::until("one in work", SOON, async || source.in_flight() == 1).await;
+    let start = Instant::now();
+    source.pause().await;
+    source.release().await;
+    ready(&mut client, &queue, 1).await;
+    recorder.let_pass(1);
+    ready(&mut client, &queue, 2).await;
+    assert!(
+        start.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(client.look(&format!("dlq-{queue}")).await, Ok((0, 0)));
+    source.close().await;
+    pubsub.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pausing_the_only_consumer_of_an_auto_delete_queue_keeps_the_queue() {
     let topic = unique("fragile");
     let queue = format!("testkit-{topic}");
@@ -583,6 +608,40 @@ async fn a_topic_that_may_not_be_read_hurts_no_other() {
     publish(&pubsub, "good", &["1"]).await;
     recorder.got(1).await;
     good.close().await;
+    pubsub.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_slower_than_the_brokers_patience_ends_its_own_subscription_only() {
+    let server = RabbitServer::launch(Rabbit::default()).await;
+    // Channels that are opened from now on look at their messages ten times a second.
+    let impatient = "application:set_env(rabbit, consumer_timeout, 500), \
+                     application:set_env(rabbit, channel_tick_interval, 100).";
+    server.control(&["eval", impatient]).await;
+    let pubsub = Opened::ready(&opener(&server.url(), [("enableDeadLetter", "1"), KEPT])).await;
+    let (slow, quick) = (Recorder::shut(), Recorder::done());
+    let source = subscribe(&pubsub, to("slow"), &slow).await;
+    let sibling = subscribe(&pubsub, to("quick"), &quick).await;
+    publish(&pubsub, "slow", &["1"]).await;
+    slow.got(1).await;
+    let reason = wait::within("the end of the subscription", SOON, source.ended()).await;
+    assert_eq!(reason.kind, ErrorKind::Failed, "{reason}");
+    assert!(reason.message.contains("PRECONDITION_FAILED"), "{reason}");
+    // Late, for a message that the broker has taken back.
+    slow.answer(|_| Outcome::GaveUp("too late".into()));
+    slow.open();
+    wait::until("nothing in work", SOON, async || source.in_flight() == 0).await;
+    source.close().await;
+    publish(&pubsub, "quick", &["2"]).await;
+    quick.got(1).await;
+    slow.answer(|_| Outcome::Done);
+    let again = subscribe(&pubsub, to("slow"), &slow).await;
+    slow.got(2).await;
+    let mut client = Client::at(&server).await;
+    settled(&mut client, "testkit-slow", (0, 1)).await;
+    assert_eq!(client.look("dlq-testkit-slow").await, Ok((0, 0)));
+    again.close().await;
+    sibling.close().await;
     pubsub.close().await;
 }
 

@@ -367,6 +367,19 @@ impl Client {
     }
 }
 
+/// Waits until a queue has that many ready messages and consumers.
+pub(crate) async fn settled(client: &mut Client, queue: &str, expected: (u32, u32)) {
+    wait::until(format!("{queue} with {expected:?}"), SOON, async || {
+        let seen = client.look(queue).await;
+        if seen == Ok(expected) {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+}
+
 /// The next message of a consumer.
 pub(crate) async fn next(consumer: &mut Consumer) -> Delivery {
     wait::within("a message", SOON, consumer.next())

@@ -60,7 +60,7 @@ fn shut_down(api: &Api, context: &Context) {
         .is_some_and(is_truthy);
     api.blocks
         .stop
-        .send(if forced {
+        .try_send(if forced {
             StopRequest::Forced
         } else {
             StopRequest::Graceful

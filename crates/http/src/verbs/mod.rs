@@ -71,7 +71,7 @@ fn shut_down(api: &Api, asked: &Asked<'_>) -> Response<Body> {
         .is_some_and(is_truthy);
     api.blocks
         .stop
-        .send(if forced {
+        .try_send(if forced {
             StopRequest::Forced
         } else {
             StopRequest::Graceful

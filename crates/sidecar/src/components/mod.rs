@@ -49,7 +49,7 @@ pub(crate) struct Shared {
     pub strict: bool,
     pub lazy: LazyComponents,
     /// Told when the process has to end because of a component.
-    pub fatal: mpsc::UnboundedSender<String>,
+    pub fatal: mpsc::Sender<String>,
     pub attempts: Semaphore,
     /// Servers at which a component has become ready: its neighbours there try at once.
     pub neighbours: broadcast::Sender<String>,

@@ -238,7 +238,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
             failure.message
         );
         warn!(target: SCOPE, "Error processing component, daprd will exit gracefully: {cause}");
-        self.shared.fatal.send(cause).ok();
+        self.shared.fatal.try_send(cause).ok();
     }
 
     /// Gives the machine an event, does what it asks for, shows what it is then.

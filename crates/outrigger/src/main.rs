@@ -1,0 +1,91 @@
+//! The binary: one name, several commands.
+//!
+//! Owns: the command line's first word, the allocator, the runtime's threads, the exit code.
+//! Never: knows what a sidecar does; that is `outrigger-sidecar`.
+//! Start at [`main`]. Called `daprd`, it is a sidecar whatever its arguments are.
+
+mod catalog;
+mod check;
+mod print;
+mod run;
+mod sidecar;
+mod wait;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A command line that cannot be followed.
+const SYNTAX: u8 = 2;
+
+const HELP: &str = "\
+Outrigger, a drop-in replacement for Dapr's sidecar
+
+Usage:
+  outrigger sidecar --app-id ID [flags]        run a sidecar, with daprd's flags (also when called `daprd`)
+  outrigger run [flags] -- COMMAND [ARGS...]   run a sidecar and an app as one unit
+  outrigger check PATH... [--config FILE]      read resources offline and say everything that is wrong with them
+  outrigger version                            print the versions
+
+`outrigger sidecar --help`, `outrigger run --help` and `outrigger check --help` say more.
+";
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_default();
+    let arguments = match texts(words) {
+        Ok(arguments) => arguments,
+        Err(why) => {
+            print::error(&why);
+            return ExitCode::from(SYNTAX);
+        }
+    };
+    ExitCode::from(command(&name, &arguments, began))
+}
+
+fn command(name: &OsString, arguments: &[String], began: Instant) -> u8 {
+    if Path::new(name)
+        .file_stem()
+        .is_some_and(|stem| stem == "daprd")
+    {
+        return sidecar::command(arguments, began);
+    }
+    match arguments.split_first() {
+        Some((word, rest)) => match word.as_str() {
+            "sidecar" => sidecar::command(rest, began),
+            "run" => run::command(rest, began),
+            "check" => check::command(rest),
+            "version" | "--version" | "-v" => {
+                print::out(&sidecar::versions_text());
+                0
+            }
+            "help" | "--help" | "-h" => {
+                print::out(HELP);
+                0
+            }
+            other => {
+                print::error(&format!("unknown command `{other}`"));
+                print::err(&format!("\n{HELP}"));
+                SYNTAX
+            }
+        },
+        None => {
+            print::err(HELP);
+            SYNTAX
+        }
+    }
+}
+
+fn texts(words: impl Iterator<Item = OsString>) -> Result<Vec<String>, String> {
+    words
+        .map(|word| {
+            word.into_string()
+                .map_err(|word| format!("argument {word:?} is no UTF-8"))
+        })
+        .collect()
+}

@@ -1,0 +1,108 @@
+//! `outrigger sidecar`: daprd's command line.
+
+use std::time::{Duration, Instant};
+
+use outrigger_config::Options;
+use outrigger_config::flags::{self, Command, Parsed};
+use outrigger_sidecar::{Companion, Start, Versions};
+
+use crate::catalog::catalog;
+use crate::{print, wait};
+
+/// The release of Dapr whose API and behaviour this is.
+const DAPR: &str = "1.18.2";
+
+/// What tasks still run when everything is over gets this long.
+const LAST_TASKS: Duration = Duration::from_millis(100);
+
+/// Runs the command; its exit code.
+pub(crate) fn command(arguments: &[String], began: Instant) -> u8 {
+    match parse(arguments) {
+        Ok((options, warnings)) => start(*options, warnings, "", None, began),
+        Err(code) => code,
+    }
+}
+
+/// Options for a sidecar, or the exit code of a command line that asked for something else.
+pub(crate) fn parse(arguments: &[String]) -> Result<(Box<Options>, Vec<String>), u8> {
+    let Parsed { command, warnings } = flags::parse(arguments, &|name| std::env::var(name).ok())
+        .map_err(|error| {
+            print::err(&format!("{error}\n"));
+            error.exit_code()
+        })?;
+    match command {
+        Command::Run(options) => Ok((options, warnings)),
+        Command::Help(text) => {
+            print::out(&text);
+            Err(0)
+        }
+        Command::Version => {
+            print::out(&format!("{DAPR}\n"));
+            Err(0)
+        }
+        Command::BuildInfo => {
+            let versions = versions();
+            print::out(&format!(
+                "Version: {}\nGit Commit: {}\nGit Version: outrigger-{}\n",
+                versions.dapr, versions.commit, versions.own
+            ));
+            Err(0)
+        }
+        Command::Wait { http_port, timeout } => Err(wait::wait(http_port, timeout)),
+    }
+}
+
+/// Runs a sidecar to its end.
+pub(crate) fn start(
+    options: Options,
+    warnings: Vec<String>,
+    log_prefix: &'static str,
+    companion: Option<Box<dyn Companion>>,
+    began: Instant,
+) -> u8 {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = options.worker_threads {
+        builder.worker_threads(threads);
+    }
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            print::error(&format!("cannot start threads: {error}"));
+            return 1;
+        }
+    };
+    let ended = runtime.block_on(outrigger_sidecar::run(Start {
+        options,
+        warnings,
+        log_prefix,
+        catalog: catalog(),
+        versions: versions(),
+        companion,
+        began,
+    }));
+    runtime.shutdown_timeout(LAST_TASKS);
+    let code = ended.unwrap_or_else(|why| {
+        print::error(&why);
+        1
+    });
+    outrigger_telemetry::log::flush();
+    code
+}
+
+fn versions() -> Versions {
+    Versions {
+        dapr: DAPR.to_owned(),
+        own: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: env!("OUTRIGGER_COMMIT").to_owned(),
+    }
+}
+
+pub(crate) fn versions_text() -> String {
+    let versions = versions();
+    let mut text = format!("outrigger {} (Dapr {})", versions.own, versions.dapr);
+    if !versions.commit.is_empty() {
+        text.push_str(&format!(", commit {}", versions.commit));
+    }
+    text.push('\n');
+    text
+}
