@@ -29,6 +29,9 @@ use crate::topology::Plan;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The same for closing the channel.
 const FAREWELL: Duration = Duration::from_millis(800);
+/// A message that lies with the consumer that keeps a queue goes back and comes again after this time. A broker closes the
+/// channel of a consumer that keeps one for too long (30 minutes by default), which would end the queue.
+const KEPT_FOR: Duration = Duration::from_secs(5 * 60);
 
 pub(crate) enum Command {
     Pause,
@@ -65,6 +68,8 @@ enum Step {
     Stopped,
     Ordered(Option<Order>),
     Fetched(Box<Delivery>, OwnedSemaphorePermit),
+    /// Paused for a while.
+    Kept,
     Died(ComponentError),
 }
 
@@ -122,6 +127,11 @@ impl Feed {
                     let handling = self.desk.clone().handle(*delivery, work);
                     self.scope.spawn_future("pubsub.rabbitmq/handler", handling);
                 }
+                Step::Kept => {
+                    let kept = tags(waiting(&mut self.keeper));
+                    let returning = self.desk.put_back(kept);
+                    tokio::time::timeout(PATIENCE, returning).await.ok();
+                }
                 Step::Died(reason) => {
                     self.consumer = None;
                     // The broker has them; with autoAck nobody has, and leaving tells.
@@ -142,7 +152,10 @@ impl Feed {
         }
         if self.is_paused {
             // The channel has no consumer to tell of its end. Resuming notices a channel that was closed meanwhile.
-            return Step::Died(self.link.lost().await);
+            return tokio::select! {
+                reason = self.link.lost() => Step::Died(reason),
+                () = tokio::time::sleep(KEPT_FOR) => Step::Kept,
+            };
         }
         loop {
             let has_held = !self.held.is_empty();
@@ -277,29 +290,22 @@ impl Feed {
             }
         }
         self.is_paused = false;
-        let returning = async {
-            for tag in left {
-                self.desk.nack(tag, true).await;
-            }
-        };
+        let returning = self.desk.put_back(left);
         tokio::time::timeout(PATIENCE, returning).await.ok();
     }
 
     /// Returns everything that was fetched and is in nobody's work to the queue.
     async fn give_back(&mut self) {
-        let kept = waiting(&mut self.keeper);
         self.held.extend(waiting(&mut self.consumer));
         let left = self.desk.left_behind(true);
-        let mut back: Vec<u64> = kept.iter().map(|delivery| delivery.delivery_tag).collect();
+        let mut back = tags(waiting(&mut self.keeper));
         // With autoAck the broker has forgotten what was fetched; that can only be handed out after a resume.
         if !self.desk.settings.auto_ack {
-            back.extend(self.held.drain(..).map(|delivery| delivery.delivery_tag));
+            back.extend(tags(self.held.drain(..)));
             back.extend(left);
         }
         // A nack, not a closed channel: since RabbitMQ 4.3 quorum queues do not count it as a failed delivery.
-        for tag in back {
-            self.desk.nack(tag, true).await;
-        }
+        self.desk.put_back(back).await;
     }
 
     /// A request about a consumer, bounded. `None` when it was not answered.
@@ -349,4 +355,9 @@ fn waiting(consumer: &mut Option<Consumer>) -> Vec<Delivery> {
         }
     }
     waiting
+}
+
+fn tags(deliveries: impl IntoIterator<Item = Delivery>) -> Vec<u64> {
+    let tag = |delivery: Delivery| delivery.delivery_tag;
+    deliveries.into_iter().map(tag).collect()
 }

@@ -158,7 +158,14 @@ impl Desk {
         }
     }
 
-    pub(crate) async fn nack(&self, tag: u64, requeue: bool) {
+    /// Returns messages to the queue.
+    pub(crate) async fn put_back(&self, tags: Vec<u64>) {
+        for tag in tags {
+            self.nack(tag, true).await;
+        }
+    }
+
+    async fn nack(&self, tag: u64, requeue: bool) {
         let options = BasicNackOptions {
             requeue,
             ..BasicNackOptions::default()

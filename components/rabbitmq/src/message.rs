@@ -136,7 +136,7 @@ pub(crate) fn incoming(delivery: Delivery, topic: &str, settings: &Settings) -> 
         topic: topic.to_owned(),
         delivery: attempts(&delivery),
         data: Bytes::from(delivery.data),
-        metadata,
+        metadata: Some(metadata),
     }
 }
 
@@ -359,7 +359,7 @@ mod tests {
             .with_type("".into())
             .with_headers(headers);
         let silent = incoming(delivery(properties.clone(), false), "t", &settings([]));
-        assert_eq!(silent.metadata, Metadata::new());
+        assert_eq!(silent.metadata, Some(Metadata::new()));
         assert_eq!(silent.data, "data");
         let told = incoming(
             delivery(properties, false),
@@ -376,6 +376,6 @@ mod tests {
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
-        assert_eq!(told.metadata, expected);
+        assert_eq!(told.metadata, Some(expected));
     }
 }

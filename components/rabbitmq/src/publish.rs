@@ -152,6 +152,8 @@ impl Publisher {
                     declared_again = true;
                     lane.retire(&live);
                 }
+                // Others keep closing it.
+                Err(Failure::NotSent(_)) => return self.deliver_apart(message).await,
                 Err(Failure::NoExchange(live, _) | Failure::Refused(live, _))
                     if live.is_shared() =>
                 {

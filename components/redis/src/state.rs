@@ -82,13 +82,13 @@ impl Store {
             let owner = self.client.owner(key).map_err(failed)?;
             let replicas = owner.replicas();
             if replicas == 0 {
-                return applied(self.write(step).await.map_err(failed)?);
+                return stored(step, self.write(step).await.map_err(failed)?);
             }
             let written = self.client.exclusively(&owner, |link| async move {
                 self.write_and_wait(&link, step, replicas).await
             });
             match written.await? {
-                Written::Refused => return Err(ComponentError::etag_mismatch()),
+                Written::Refused => return stored(step, Verdict::Refused),
                 Written::At(heard) if heard >= replicas => return Ok(()),
                 Written::At(heard) => {
                     // A replica that was taken away is not waited for again.
@@ -191,6 +191,16 @@ fn waiting(replicas: usize, why: &str) -> ComponentError {
     ))
 }
 
+/// What a write came to. Without an etag it is refused only after a first write, which Dapr does not call a mismatch.
+fn stored(step: &Step, verdict: Verdict) -> Result<(), ComponentError> {
+    match verdict {
+        Verdict::Refused if step.etag.is_empty() => {
+            Err(ComponentError::failed(failed_to_set(&step.key)))
+        }
+        verdict => applied(verdict),
+    }
+}
+
 fn applied(verdict: Verdict) -> Result<(), ComponentError> {
     match verdict {
         Verdict::Applied => Ok(()),
@@ -252,7 +262,8 @@ impl StateStore for Store {
             return self.write_strongly(&step).await;
         }
         let written = self.write(&step).await;
-        applied(written.map_err(|failure| failure.during(failed_to_set(&step.key)))?)
+        let written = written.map_err(|failure| failure.during(failed_to_set(&step.key)))?;
+        stored(&step, written)
     }
 
     async fn delete(&self, request: &Delete) -> Result<(), ComponentError> {
@@ -289,12 +300,10 @@ impl StateStore for Store {
                 Form::of(metadata, self.has_json)
             }
         };
-        // Dapr: a transaction of one is a plain write, which alone records a first write.
-        let may_mark = operations.len() == 1;
         let steps: Vec<Step> = operations
             .iter()
             .map(|operation| match operation {
-                Operation::Set(set) => Step::set(set, form(&set.metadata), self.ttl, may_mark),
+                Operation::Set(set) => Step::set(set, form(&set.metadata), self.ttl, false),
                 Operation::Delete(delete) => Ok(Step::delete(delete, form(&delete.metadata))),
             })
             .collect::<Result<_, _>>()?;
@@ -305,6 +314,10 @@ impl StateStore for Store {
             self.script.run(&self.client, &steps, Mode::Write).await
         };
         applied(written.map_err(Failure::into_error)?)
+    }
+
+    fn query_needs(&self) -> Option<&'static str> {
+        Some("redis-json server support is required for query capability")
     }
 
     async fn keys_like(

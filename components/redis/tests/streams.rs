@@ -146,7 +146,7 @@ async fn entries_of_others_are_handled_on_real_redis() {
         .into_iter()
         .map(|message| {
             let data = String::from_utf8_lossy(&message.data).into_owned();
-            (data, message.metadata)
+            (data, message.metadata.unwrap_or_default())
         })
         .collect();
     let metadata = Metadata::from([("k".into(), "v".into()), ("n".into(), String::new())]);

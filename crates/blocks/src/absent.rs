@@ -41,6 +41,12 @@ impl Blocks {
     }
 
     pub fn output_binding(&self, name: &str, operation: &str) -> ApiError {
+        if self.metrics.settings.enabled {
+            let namespace = self.metrics.settings.namespace.as_str();
+            let labels = [name, namespace, operation, "false"];
+            self.metrics.output_binding_count.add(labels, 1);
+            self.metrics.output_binding_latencies.observe(labels, 0.0);
+        }
         if operation.is_empty() {
             return told::output_binding(name, "operation field is missing from request");
         }

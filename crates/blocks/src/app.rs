@@ -59,7 +59,6 @@ pub struct BulkDelivery {
 pub struct BulkEntry {
     pub entry_id: String,
     pub event: BulkEvent,
-    pub content_type: String,
     pub metadata: Option<Metadata>,
 }
 

@@ -34,9 +34,17 @@ pub struct Subscribe {
 pub struct Message {
     pub topic: String,
     pub data: Bytes,
-    pub metadata: Metadata,
+    /// `None` when it came with none: a bulk subscription tells its app the difference.
+    pub metadata: Option<Metadata>,
     /// How often the broker has tried to deliver it, this time included; 1 where it does not tell.
     pub delivery: u32,
+}
+
+impl Message {
+    /// One entry of the metadata.
+    pub fn datum(&self, name: &str) -> Option<&str> {
+        self.metadata.as_ref()?.get(name).map(String::as_str)
+    }
 }
 
 /// What became of a message.

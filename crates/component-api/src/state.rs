@@ -263,6 +263,11 @@ pub trait StateStore: Component {
         let _ = (pattern, page_size, token);
         Err(ComponentError::unsupported("listing keys is not supported"))
     }
+
+    /// Why queries fail, for a store that has them only under a condition.
+    fn query_needs(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// `ttlInSeconds` of a request: absent, or a whole number; zero and -1 mean that the value never expires.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::USER_AGENT;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Uri};
 use outrigger_blocks::Blocks;
 use outrigger_blocks::fields::{API_TOKEN, APP_ID, BAGGAGE, CALLEE_APP_ID, GRPC_TRACE};
 use outrigger_channel::proxy::{Proxy, Side, timeout_of};
@@ -62,6 +62,7 @@ pub struct Api {
 /// A call under way.
 pub(crate) struct Context {
     pub metadata: HeaderMap,
+    pub target: Uri,
     pub span: Span,
     /// Of the reply.
     pub headers: HeaderMap,
@@ -182,6 +183,7 @@ impl Api {
         } = exchange;
         let mut context = Context {
             metadata: head.headers,
+            target: head.uri,
             span: Span::passing(TraceContext::default()),
             headers: HeaderMap::new(),
             trailers: HeaderMap::new(),
@@ -190,7 +192,11 @@ impl Api {
             if let Err(status) = echo_baggage(&context.metadata, &mut context.headers) {
                 return finish(reply, context, &status);
             }
-            let came = trace_of(&context.metadata);
+            // Dapr: `tracestate` is not taken from metadata.
+            let came = trace_of(&context.metadata).map(|came| TraceContext {
+                state: String::new(),
+                ..came
+            });
             context.span = self
                 .blocks
                 .tracer

@@ -318,16 +318,6 @@ impl Assembly {
             .unwrap_or_else(|| Namespace::from(DEFAULT_NAMESPACE))
     }
 
-    /// As topics carry it: empty when there is none.
-    fn topic_namespace(&self) -> String {
-        self.options
-            .environment
-            .namespace
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default()
-    }
-
     fn max_message(&self) -> usize {
         match self.options.api.max_body_size {
             0 => usize::MAX,
@@ -456,12 +446,12 @@ impl Assembly {
             registry: registry.clone(),
             guard: guard.clone(),
             app_id: options.app_id.clone(),
-            namespace: self.topic_namespace(),
+            namespace: self.namespace().to_string(),
         });
         let desk = Arc::new(Desk {
             publisher: publisher.clone(),
             metrics: self.metrics.clone(),
-            namespace: self.topic_namespace(),
+            namespace: self.namespace().to_string(),
             ending: watches.ending,
             away: Box::new(move || refused.notify_one()),
             in_flight: AtomicUsize::new(0),

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use outrigger_component_api::{
-    Component, ComponentError, Handler, Message, Metadata, Outcome, PubSub, PubSubFeatures,
-    Publish, Scope, Source, Stop, Subscribe, async_trait,
+    Component, ComponentError, Handler, Message, Outcome, PubSub, PubSubFeatures, Publish, Scope,
+    Source, Stop, Subscribe, async_trait,
 };
 use tracing::warn;
 
@@ -70,7 +70,7 @@ impl PubSub for Broker {
 
     async fn publish(&self, request: Publish) -> Result<(), ComponentError> {
         self.open_or_error()?;
-        let item = Item::new(request.data, request.metadata.unwrap_or_default());
+        let item = Item::new(request.data, request.metadata);
         for (queue, item) in self.exchange.offer(&request.topic, &item) {
             queue.push(item).await;
         }
@@ -177,7 +177,7 @@ impl Worker {
             let message = Message {
                 topic: subscription.topic.clone(),
                 data: item.data,
-                metadata: Metadata::clone(&item.metadata),
+                metadata: item.metadata.as_deref().cloned(),
                 delivery: item.delivery,
             };
             let outcome = tokio::select! {

@@ -22,16 +22,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Item {
     pub(super) data: Bytes,
     /// Shared by all queues that the message is in.
-    pub(super) metadata: Arc<Metadata>,
+    pub(super) metadata: Option<Arc<Metadata>>,
     /// From 1 on.
     pub(super) delivery: u32,
 }
 
 impl Item {
-    pub(super) fn new(data: Bytes, metadata: Metadata) -> Self {
+    pub(super) fn new(data: Bytes, metadata: Option<Metadata>) -> Self {
         Self {
             data,
-            metadata: Arc::new(metadata),
+            metadata: metadata.map(Arc::new),
             delivery: 1,
         }
     }

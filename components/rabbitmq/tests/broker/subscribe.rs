@@ -200,7 +200,7 @@ async fn foreign_messages_arrive_with_their_properties_when_asked_for() {
     assert_eq!(seen[0].data.as_ref(), b"\x00\xff");
     assert_eq!(seen[0].topic, topic);
     assert_eq!(
-        seen[0].metadata,
+        seen[0].metadata.clone().unwrap(),
         pairs([
             ("metadata.contenttype", "text/x"),
             ("metadata.messageid", "m"),
@@ -557,6 +557,32 @@ async fn a_deleted_queue_ends_its_subscription_alone() {
     settled(&mut client, &queue, (0, 1)).await;
     again.close().await;
     sibling.close().await;
+    pubsub.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_queue_is_noticed_while_every_handler_is_busy() {
+    let topic = unique("deletedbusy");
+    let pubsub = shared([("concurrencyMode", "single"), KEPT]).await;
+    let recorder = Recorder::shut();
+    let source = subscribe(&pubsub, to(&topic), &recorder).await;
+    publish(&pubsub, &topic, &["1", "2"]).await;
+    recorder.got(1).await;
+    let client = Client::shared().await;
+    let queue = format!("testkit-{topic}");
+    let delete = client
+        .channel
+        .queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
+    delete.await.unwrap();
+    let reason = wait::within("the end of the subscription", SOON, source.ended()).await;
+    assert_eq!(reason.kind, ErrorKind::Failed);
+    assert!(reason.message.contains(&queue), "{reason}");
+    assert_eq!(source.in_flight(), 1, "the handler runs on");
+    recorder.open();
+    wait::until("nothing in work", SOON, async || source.in_flight() == 0).await;
+    source.close().await;
+    assert_eq!(recorder.texts(), ["1"]);
+    pubsub.ping().await.unwrap();
     pubsub.close().await;
 }
 

@@ -186,7 +186,7 @@ mod tests {
         Entry {
             id: id(number),
             data: Bytes::new(),
-            metadata: Metadata::new(),
+            metadata: None,
             delivery: 1,
         }
     }

@@ -55,7 +55,7 @@ impl fmt::Display for Id {
 pub(super) struct Entry {
     pub id: Id,
     pub data: Bytes,
-    pub metadata: Metadata,
+    pub metadata: Option<Metadata>,
     /// How often it has been delivered, this time included.
     pub delivery: u32,
 }
@@ -120,7 +120,7 @@ fn entry(parts: Vec<Value>) -> Result<Option<Entry>, Failure> {
     let mut entry = Entry {
         id,
         data: Bytes::new(),
-        metadata: Metadata::new(),
+        metadata: None,
         delivery: 1,
     };
     let mut fields = fields.into_iter();
@@ -137,13 +137,15 @@ fn entry(parts: Vec<Value>) -> Result<Option<Entry>, Failure> {
 }
 
 /// What others wrote may be anything; what is no object of texts counts for nothing.
-fn metadata(text: &[u8]) -> Metadata {
+fn metadata(text: &[u8]) -> Option<Metadata> {
     match json::parse_all(text) {
-        Ok(json::Value::Object(members)) => members
-            .into_iter()
-            .map(|(name, value)| (name, value.as_str().unwrap_or_default().to_owned()))
-            .collect(),
-        _ => Metadata::new(),
+        Ok(json::Value::Object(members)) => Some(
+            members
+                .into_iter()
+                .map(|(name, value)| (name, value.as_str().unwrap_or_default().to_owned()))
+                .collect(),
+        ),
+        _ => None,
     }
 }
 
@@ -218,13 +220,16 @@ mod tests {
         assert_eq!(entry.data.as_ref(), b"x");
         assert_eq!(
             entry.metadata,
-            Metadata::from([("a".into(), "b".into()), ("n".into(), String::new())])
+            Some(Metadata::from([
+                ("a".into(), "b".into()),
+                ("n".into(), String::new())
+            ]))
         );
         let bare = listed(&["other", "1"]);
-        assert!(bare.data.is_empty() && bare.metadata.is_empty());
+        assert!(bare.data.is_empty() && bare.metadata.is_none());
         for odd in ["", "no json", "[1]", "null", "\"text\""] {
             assert!(
-                listed(&["data", "x", "metadata", odd]).metadata.is_empty(),
+                listed(&["data", "x", "metadata", odd]).metadata.is_none(),
                 "{odd}"
             );
         }

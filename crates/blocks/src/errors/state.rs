@@ -117,19 +117,41 @@ pub fn too_many_operations(store: &str, count: usize, max: usize) -> ApiError {
 }
 
 pub fn query_not_supported(store: &str) -> ApiError {
-    let message = "state store does not support querying";
+    query_failed(
+        store,
+        "ERR_STATE_STORE_NOT_SUPPORTED",
+        "DAPR_STATE_QUERYING_NOT_SUPPORTED",
+        "state store does not support querying".to_owned(),
+    )
+}
+
+pub fn query(store: &str, cause: &str) -> ApiError {
+    query_failed(
+        store,
+        "ERR_STATE_QUERY",
+        "DAPR_STATE_QUERY_FAILED",
+        format!("state store {store} query failed: {cause}"),
+    )
+}
+
+fn query_failed(
+    store: &str,
+    code: &'static str,
+    reason: &'static str,
+    message: String,
+) -> ApiError {
     let details = vec![Detail::ResourceInfo {
         resource_type: "state",
         resource_name: store.to_owned(),
         owner: String::new(),
-        description: message.to_owned(),
+        description: String::new(),
     }];
     ApiError::rich(
         500,
         GrpcCode::Internal,
-        "ERR_STATE_STORE_NOT_SUPPORTED",
+        code,
         CATEGORY,
-        "DAPR_STATE_QUERYING_NOT_SUPPORTED",
+        reason,
         message,
         details,
         None,

@@ -209,18 +209,10 @@ impl BulkDesk {
         let entry = |place: &usize| {
             let item = items.get(*place)?;
             let event = item.event.clone()?;
-            let content_type = match (&event, item.message.metadata.get("content-type")) {
-                (_, Some(kind)) => kind.clone(),
-                (BulkEvent::Raw(_), None) => "application/octet-stream".to_owned(),
-                (BulkEvent::Cloud(_), None) => cloud_event::CONTENT_TYPE.to_owned(),
-            };
-            let metadata =
-                (!item.message.metadata.is_empty()).then(|| item.message.metadata.clone());
             Some(BulkEntry {
                 entry_id: item.entry_id.clone(),
                 event,
-                content_type,
-                metadata,
+                metadata: item.message.metadata.clone(),
             })
         };
         let entries: Vec<BulkEntry> = places.iter().filter_map(entry).collect();

@@ -111,6 +111,7 @@ impl Deliverer {
     async fn process(&self, mut message: Message) -> Outcome {
         message
             .metadata
+            .get_or_insert_default()
             .insert("pubsubName".to_owned(), self.pubsub.to_string());
         let topic: Arc<str> = self.topic_of(&message).into();
         let prepared = match self.prepare(&message, &topic) {
@@ -146,7 +147,7 @@ impl Deliverer {
             data: prepared.data,
             trace_parent: trace_of(&prepared.event),
             event: Arc::new(prepared.event),
-            metadata: Arc::new(message.metadata.clone()),
+            metadata: Arc::new(message.metadata.clone().unwrap_or_default()),
         };
         let started = Instant::now();
         let verdict = self.sink.deliver(&delivery).await;
@@ -259,7 +260,7 @@ impl Deliverer {
         if raw_payload(&self.plan.metadata).map_err(|value| {
             format!("rawPayload value must be a valid boolean: actual is '{value}'")
         })? {
-            let text = |name: &str| message.metadata.get(name).map(String::as_str);
+            let text = |name: &str| message.datum(name);
             let event = cloud_event::raw(
                 &message.data,
                 topic,
@@ -270,11 +271,7 @@ impl Deliverer {
             let data = encode(&event, Style::Ours, Numbers::Exact).into();
             return Ok(Prepared { event, data });
         }
-        if message
-            .metadata
-            .get("content-type")
-            .is_some_and(|kind| is_binary(kind))
-        {
+        if message.datum("content-type").is_some_and(is_binary) {
             return Ok(Prepared {
                 event: binary_event(message),
                 data: message.data.clone(),
@@ -282,7 +279,7 @@ impl Deliverer {
         }
         let mut event = parse_all(&message.data).map_err(|error| error.to_string())?;
         match &mut event {
-            Value::Object(members) => add_traces(members, &message.metadata),
+            Value::Object(members) => add_traces(members, message),
             // Dapr hands the word on, and the app makes of it what it can.
             Value::Null => event = Value::Object(Vec::new()),
             other => {
@@ -327,7 +324,7 @@ pub(super) async fn dead_letter(
     topic: &str,
     dead_letter_topic: &str,
     data: Bytes,
-    metadata: Metadata,
+    metadata: Option<Metadata>,
 ) -> Result<(), String> {
     let forward = async {
         let bus = desk
@@ -354,45 +351,41 @@ fn binary_event(message: &Message) -> Value {
             Value::string(value.as_str()),
         ))
     };
-    let mut members: Vec<(String, Value)> = message.metadata.iter().filter_map(attribute).collect();
+    let metadata = message.metadata.iter().flatten();
+    let mut members: Vec<(String, Value)> = metadata.filter_map(attribute).collect();
     members.push((
         "data".to_owned(),
         Value::String(String::from_utf8_lossy(&message.data).into_owned()),
     ));
     members.push((
         "datacontenttype".to_owned(),
-        Value::string(
-            message
-                .metadata
-                .get("content-type")
-                .map_or("", String::as_str),
-        ),
+        Value::string(message.datum("content-type").unwrap_or_default()),
     ));
     Value::Object(members)
 }
 
 /// Trace attributes that the event lacks come from the message's metadata.
-pub(super) fn add_traces(members: &mut Vec<(String, Value)>, metadata: &Metadata) {
+pub(super) fn add_traces(members: &mut Vec<(String, Value)>, message: &Message) {
     let lacks =
         |members: &[(String, Value)], name: &str| !members.iter().any(|(key, _)| key == name);
     if lacks(members, "traceid")
-        && let Some(text) = metadata.get("traceid")
+        && let Some(text) = message.datum("traceid")
     {
-        members.push(("traceid".to_owned(), Value::string(text.as_str())));
+        members.push(("traceid".to_owned(), Value::string(text)));
     }
     if lacks(members, "traceparent")
-        && let Some(text) = metadata.get("traceparent")
+        && let Some(text) = message.datum("traceparent")
     {
-        members.push(("traceparent".to_owned(), Value::string(text.as_str())));
+        members.push(("traceparent".to_owned(), Value::string(text)));
         match members.iter_mut().find(|(key, _)| key == "traceid") {
-            Some(member) => member.1 = Value::string(text.as_str()),
-            None => members.push(("traceid".to_owned(), Value::string(text.as_str()))),
+            Some(member) => member.1 = Value::string(text),
+            None => members.push(("traceid".to_owned(), Value::string(text))),
         }
     }
     if lacks(members, "tracestate")
-        && let Some(text) = metadata.get("tracestate")
+        && let Some(text) = message.datum("tracestate")
     {
-        members.push(("tracestate".to_owned(), Value::string(text.as_str())));
+        members.push(("tracestate".to_owned(), Value::string(text)));
     }
 }
 

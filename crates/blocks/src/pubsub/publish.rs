@@ -168,7 +168,7 @@ impl Bus<'_> {
         &self,
         topic: &str,
         data: Bytes,
-        metadata: Metadata,
+        metadata: Option<Metadata>,
     ) -> Result<(), String> {
         let instance = self
             .publisher
@@ -178,7 +178,7 @@ impl Bus<'_> {
             .map_err(|error| error.message)?;
         self.check_topic(&instance, topic)
             .map_err(|error| error.message)?;
-        self.send(&instance, topic, data, Some(metadata), None)
+        self.send(&instance, topic, data, metadata, None)
             .await
             .map_err(|error| {
                 if error.doubts_connection() {
@@ -201,15 +201,17 @@ impl Bus<'_> {
         let raw = self
             .is_raw(Some(metadata))
             .map_err(|error| Err(error.into()))?;
-        if entries.is_empty() {
-            return Ok(());
-        }
         let instance = self
             .publisher
             .guard
             .ready(&self.handle)
             .await
             .map_err(|error| Err(error.into()))?;
+        if entries.is_empty() {
+            return self
+                .check_topic(&instance, topic)
+                .map_err(|error| Err(error.into()));
+        }
         let mut messages = Vec::with_capacity(entries.len());
         let empty = Metadata::new();
         for entry in entries {

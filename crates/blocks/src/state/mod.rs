@@ -359,7 +359,10 @@ impl OpenStore<'_> {
     /// Queries are not offered by any store yet.
     pub async fn query(&self) -> ApiError {
         match self.ready().await {
-            Ok(_) => told::query_not_supported(self.name()),
+            Ok(instance) => match instance.driver.query_needs() {
+                Some(cause) => told::query(self.name(), cause),
+                None => told::query_not_supported(self.name()),
+            },
             Err(error) => error,
         }
     }

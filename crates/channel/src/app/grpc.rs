@@ -274,7 +274,8 @@ impl AppChannel for GrpcApp {
             match bulk_event(&entry.event) {
                 Ok(event) => entries.push(runtime::TopicEventBulkRequestEntry {
                     entry_id: entry.entry_id.clone(),
-                    content_type: entry.content_type.clone(),
+                    // Dapr: the driver's word alone, and none has one.
+                    content_type: String::new(),
                     metadata: entry.metadata.clone().unwrap_or_default(),
                     event: Some(event),
                 }),
@@ -414,8 +415,15 @@ impl GrpcApp {
                     .await
                     .map_err(|error| error.to_status())?,
             };
+            let mut headers = std::mem::take(&mut replies.headers);
+            if replies.ended.is_some() {
+                // An answer without messages has its status among the headers.
+                for name in ["grpc-status", "grpc-message", "grpc-status-details-bin"] {
+                    headers.remove(name);
+                }
+            }
             let status = replies.status().await;
-            Ok::<_, Status>((message, status, replies.headers))
+            Ok::<_, Status>((message, status, headers))
         };
         let (message, status, headers) = outcome
             .await

@@ -150,6 +150,7 @@ impl HttpApp {
         &self,
         method: Method,
         path: &'static str,
+        label: &str,
         headers: HeaderMap,
     ) -> Result<(u16, Bytes), String> {
         let answer = self
@@ -158,7 +159,7 @@ impl HttpApp {
                 PathAndQuery::from_static(path),
                 headers,
                 Body::EMPTY,
-                path,
+                label,
             )
             .await
             .map_err(|failure| failure.why)?;
@@ -479,7 +480,10 @@ impl AppChannel for HttpApp {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         fields::add(&mut headers, "dapr-app-id", &self.settings.app_id);
-        match self.ask(Method::GET, "/dapr/subscribe", headers).await {
+        match self
+            .ask(Method::GET, "/dapr/subscribe", "dapr/subscribe", headers)
+            .await
+        {
             Ok((200, body)) => match subscriptions::parse(&body) {
                 Ok(list) => Discovered::Answer(list),
                 Err(why) => Discovered::Failed(format!("GET /dapr/subscribe: {why}")),
@@ -494,8 +498,12 @@ impl AppChannel for HttpApp {
 
     async fn config(&self) -> Discovered<()> {
         let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         fields::add(&mut headers, "dapr-app-id", &self.settings.app_id);
-        match self.ask(Method::GET, "/dapr/config", headers).await {
+        match self
+            .ask(Method::GET, "/dapr/config", "/dapr/config", headers)
+            .await
+        {
             Ok((200, _)) => Discovered::Answer(()),
             Ok((404, _)) => Discovered::None,
             Ok((status, _)) => Discovered::Failed(format!(
@@ -575,7 +583,6 @@ fn is_left_out(name: &str) -> bool {
             | "content-length"
             | "host"
             | "traceparent"
-            | "tracestate"
             | "grpc-trace-bin"
             | "destination-app-id"
     ) || name.ends_with("-bin")
@@ -588,15 +595,18 @@ fn bulk_body(delivery: &BulkDelivery) -> Vec<u8> {
     use base64::engine::general_purpose::STANDARD;
 
     let entry = |entry: &outrigger_blocks::app::BulkEntry| {
-        let event = match &entry.event {
-            BulkEvent::Cloud(event) => Value::clone(event),
-            BulkEvent::Raw(bytes) => Value::String(STANDARD.encode(bytes)),
+        let (event, content_type) = match &entry.event {
+            BulkEvent::Cloud(event) => (Value::clone(event), cloud_event::CONTENT_TYPE),
+            BulkEvent::Raw(bytes) => (
+                Value::String(STANDARD.encode(bytes)),
+                "application/octet-stream",
+            ),
         };
         let metadata = entry.metadata.as_ref().map_or(Value::Null, Value::strings);
         Value::object([
             ("entryId", Value::string(entry.entry_id.as_str())),
             ("event", event),
-            ("contentType", Value::string(entry.content_type.as_str())),
+            ("contentType", Value::string(content_type)),
             ("metadata", metadata),
         ])
     };

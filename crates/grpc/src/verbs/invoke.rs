@@ -2,7 +2,7 @@
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use outrigger_blocks::fields::{self, API_TOKEN, GRPC_TRACE, STAMPS, TRACE_PARENT};
+use outrigger_blocks::fields::{self, API_TOKEN, GRPC_TRACE, STAMPS, TRACE_PARENT, TRACE_STATE};
 use outrigger_blocks::invoke::{Call, ReplyStatus, Surface};
 use outrigger_channel::peer::codec::verb_of;
 use outrigger_channel::trace::{add_trace, trace_of};
@@ -38,10 +38,9 @@ pub(super) async fn invoke(
         fields: passed_on(api, context),
         surface: Surface::Grpc,
         authority: context
-            .metadata
-            .get("host")
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned),
+            .target
+            .authority()
+            .map(|authority| authority.as_str().to_owned()),
         content_type: (!message.content_type.is_empty()).then_some(message.content_type),
         type_url: data.type_url,
         body: Body::Bytes(data.value),
@@ -145,6 +144,7 @@ fn passed_on(api: &Api, context: &Context) -> HeaderMap {
     }
     if api.blocks.tracer.is_on() {
         fields.remove(TRACE_PARENT);
+        fields.remove(TRACE_STATE);
         let mut trace = HeaderMap::new();
         add_trace(&mut trace, context.span.context());
         trace.remove(GRPC_TRACE);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use outrigger_blocks::component::{Control, Handle, Signal, record_state};
 use outrigger_blocks::{About, Info};
-use outrigger_component_api::{Component, ComponentError, Loss, Open};
+use outrigger_component_api::{Component, ComponentError, Kind, Loss, Open};
 use outrigger_lifecycle::connection::{
     Action, Class, Event, Failure, Kick, Machine, State, Timing, Told,
 };
@@ -193,11 +193,12 @@ impl<T: Component + ?Sized> Supervisor<T> {
                     .install(Some((connected.driver.clone(), connected.about.clone())));
                 self.instance = Some(connected);
                 if !self.machine.status().was_ready {
-                    self.shared
-                        .metrics
-                        .component_init
-                        .add([info.type_name.as_str()], 1);
-                    self.shared.metrics.component_loaded.add([], 1);
+                    if info.kind != Kind::Names {
+                        // Dapr does not count name resolution among the components.
+                        let metrics = &self.shared.metrics;
+                        metrics.component_init.add([info.type_name.as_str()], 1);
+                        metrics.component_loaded.add([], 1);
+                    }
                 } else {
                     self.shared
                         .metrics

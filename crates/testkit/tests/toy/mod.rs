@@ -315,7 +315,7 @@ impl Worker {
             let message = Message {
                 topic: self.topic.clone(),
                 data: Bytes::from(data.clone()),
-                metadata: Metadata::new(),
+                metadata: None,
                 delivery: 1,
             };
             let outcome = self.handler.handle(message).await;

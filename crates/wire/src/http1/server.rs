@@ -500,9 +500,9 @@ async fn write_response(
             _ => {}
         }
     }
-    if !keep {
+    if !keep && !about.http10 {
         out.extend_from_slice(b"Connection: close\r\n");
-    } else if about.http10 {
+    } else if keep && about.http10 {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
     if chunked && !bodiless {
