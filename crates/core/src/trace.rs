@@ -41,7 +41,7 @@ impl TraceContext {
         let context = Self {
             trace_id: hex(trace)?,
             span_id: hex(span)?,
-            flags: hex::<1>(flags)?[0] & 1,
+            flags: hex::<1>(flags)?[0],
             state: String::new(),
         };
         if !context.is_valid() {
@@ -68,7 +68,7 @@ impl TraceContext {
         {
             context.span_id = *span_id;
             if let [2, flags, ..] = rest {
-                context.flags = *flags & 1;
+                context.flags = *flags;
             }
         }
         context.is_valid().then_some(context)

@@ -183,6 +183,14 @@ fn address(options: &Options) -> String {
         .unwrap_or_else(host::address)
 }
 
+/// Where peers find us: who listens on loopback alone cannot be reached elsewhere.
+fn reachable(options: &Options) -> String {
+    match options.internal.listen_address.as_str() {
+        loopback @ ("127.0.0.1" | "localhost" | "::1" | "[::1]") => loopback.to_owned(),
+        _ => address(options),
+    }
+}
+
 /// What everything is built from.
 struct Assembly {
     options: Options,
@@ -405,7 +413,7 @@ impl Assembly {
         let instance = Instance {
             app_id: self.options.app_id.clone(),
             namespace: self.namespace(),
-            address: address(&self.options),
+            address: reachable(&self.options),
             http_port: ports.http,
             internal_port: ports.internal,
             app_port: self.options.app.port,

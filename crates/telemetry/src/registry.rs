@@ -160,16 +160,17 @@ impl<M> Family<M> {
         values: &[String],
         extra: Option<(&str, &str)>,
     ) {
-        out.push_str("{app_id=\"");
-        escape(out, app_id);
-        out.push('"');
         let own = self
             .labels
             .iter()
             .copied()
             .zip(values.iter().map(String::as_str));
-        for (name, value) in own.chain(extra) {
-            write!(out, ",{name}=\"").ok();
+        // Readers that compare whole lines expect the order of Go's library: by name, and `le` last.
+        let mut pairs: Vec<(&str, &str)> = std::iter::once(("app_id", app_id)).chain(own).collect();
+        pairs.sort_unstable();
+        for (place, (name, value)) in pairs.into_iter().chain(extra).enumerate() {
+            let before = if place == 0 { '{' } else { ',' };
+            write!(out, "{before}{name}=\"").ok();
             escape(out, value);
             out.push('"');
         }

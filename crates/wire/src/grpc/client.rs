@@ -11,7 +11,7 @@ use outrigger_lifecycle::Scope;
 use outrigger_proto::Message;
 
 use super::{Messages, Status, frame};
-use crate::http2::{self, Refused};
+use crate::http2::{self, Refused, Slot};
 use crate::io::Target;
 
 /// Calls to one target. Cheap calls share one connection.
@@ -50,6 +50,7 @@ impl CallError {
 pub struct Call {
     pub requests: SendStream<Bytes>,
     pub(super) response: ResponseFuture,
+    slot: Slot,
     max_message: usize,
 }
 
@@ -114,6 +115,7 @@ impl Channel {
         Ok(Call {
             requests: started.requests,
             response: started.response,
+            slot: started.slot,
             max_message: self.max_message,
         })
     }
@@ -165,7 +167,7 @@ impl Call {
         SendStream<Bytes>,
         impl Future<Output = Result<Replies, CallError>> + Send + use<>,
     ) {
-        let (response, max_message) = (self.response, self.max_message);
+        let (response, slot, max_message) = (self.response, self.slot, self.max_message);
         let replies = async move {
             let response = response.await.map_err(|error| CallError {
                 unsent: error.reason() == Some(h2::Reason::REFUSED_STREAM),
@@ -191,7 +193,7 @@ impl Call {
             };
             Ok(Replies {
                 headers: parts.headers,
-                messages: Messages::new(stream, max_message),
+                messages: Messages::holding(stream, max_message, slot),
                 ended,
             })
         };

@@ -5,10 +5,12 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::RecvStream;
+
 use outrigger_core::error::GrpcCode;
 use outrigger_proto::Message;
 
 use super::Status;
+use crate::http2::Slot;
 
 /// Flag and length.
 pub(super) const PREFIX: usize = 5;
@@ -186,6 +188,8 @@ impl MessageReader {
 pub struct Messages {
     stream: RecvStream,
     reader: MessageReader,
+    /// Of the connection that they come on, where we opened the stream.
+    _slot: Option<Slot>,
 }
 
 impl Messages {
@@ -193,6 +197,14 @@ impl Messages {
         Self {
             stream,
             reader: MessageReader::new(limit),
+            _slot: None,
+        }
+    }
+
+    pub(super) fn holding(stream: RecvStream, limit: usize, slot: Slot) -> Self {
+        Self {
+            _slot: Some(slot),
+            ..Self::new(stream, limit)
         }
     }
 

@@ -1,7 +1,9 @@
-//! One HTTP/2 connection to a target, opened on first use and again when it is gone.
+//! HTTP/2 connections to a target: one, opened on first use and again when it is gone, and more when a peer lets only so
+//! many streams onto each.
 
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +19,12 @@ use outrigger_lifecycle::Scope;
 use super::{Settings, send};
 use crate::io::Target;
 
+/// Connections to one target. Beyond, requests wait for a place on one of them.
+const MOST_LANES: usize = 16;
+
+/// For the first pong.
+const GREETING_LIMIT: Duration = Duration::from_secs(1);
+
 /// Requests to one target. Cheap ones share one connection.
 #[derive(Debug)]
 pub struct Client {
@@ -26,9 +34,44 @@ pub struct Client {
     settings: Settings,
     dial_limit: Duration,
     scope: Scope,
-    state: Mutex<Option<SendRequest<Bytes>>>,
+    lanes: Mutex<Vec<Lane>>,
     /// One dial at a time; others wait for its outcome.
     dialling: tokio::sync::Mutex<()>,
+}
+
+/// A connection, and how many streams are on it.
+#[derive(Clone, Debug)]
+struct Lane {
+    sender: SendRequest<Bytes>,
+    busy: Arc<AtomicUsize>,
+}
+
+/// A stream's place on its connection, to be held until the stream has ended.
+#[derive(Debug)]
+pub struct Slot(Arc<AtomicUsize>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Lane {
+    fn new(sender: SendRequest<Bytes>) -> Self {
+        Self {
+            sender,
+            busy: Arc::default(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) >= self.sender.current_max_send_streams()
+    }
+
+    fn take(&self) -> (SendRequest<Bytes>, Slot) {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        (self.sender.clone(), Slot(self.busy.clone()))
+    }
 }
 
 /// Why a request did not get through. Unless said otherwise it did not leave us.
@@ -46,6 +89,7 @@ pub enum Refused {
 pub struct Started {
     pub response: ResponseFuture,
     pub requests: SendStream<Bytes>,
+    pub slot: Slot,
 }
 
 impl Client {
@@ -68,7 +112,7 @@ impl Client {
             settings,
             dial_limit: Duration::from_secs(15),
             scope,
-            state: Mutex::new(None),
+            lanes: Mutex::default(),
             dialling: tokio::sync::Mutex::new(()),
         })
     }
@@ -77,37 +121,65 @@ impl Client {
         &self.target
     }
 
-    fn current(&self) -> Option<SendRequest<Bytes>> {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    fn lanes(&self) -> std::sync::MutexGuard<'_, Vec<Lane>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets the connection; the next request opens a new one. Those under way go on.
+    /// A place on a connection that has one, or on the emptiest if there are connections enough.
+    fn place(&self) -> Option<(SendRequest<Bytes>, Slot)> {
+        let lanes = self.lanes();
+        let free = lanes.iter().find(|lane| !lane.is_full());
+        let crowded = || {
+            (lanes.len() >= MOST_LANES)
+                .then(|| {
+                    lanes
+                        .iter()
+                        .min_by_key(|lane| lane.busy.load(Ordering::Relaxed))
+                })
+                .flatten()
+        };
+        free.or_else(crowded).map(Lane::take)
+    }
+
+    /// Forgets all connections; the next request opens a new one. Those under way go on.
     pub fn forget(&self) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.lanes().clear();
     }
 
-    async fn ready(&self) -> Result<SendRequest<Bytes>, Refused> {
-        if let Some(sender) = self.current() {
+    fn forget_lane(&self, slot: &Slot) {
+        self.lanes()
+            .retain(|lane| !Arc::ptr_eq(&lane.busy, &slot.0));
+    }
+
+    /// A place on a connection that is alive.
+    async fn standing(&self) -> Option<(SendRequest<Bytes>, Slot)> {
+        while let Some((sender, slot)) = self.place() {
             match sender.ready().await {
-                Ok(sender) => return Ok(sender),
-                Err(_) => self.forget(),
+                Ok(sender) => return Some((sender, slot)),
+                Err(_) => self.forget_lane(&slot),
             }
         }
-        let _turn = self.dialling.lock().await;
-        if let Some(sender) = self.current()
-            && let Ok(sender) = sender.ready().await
-        {
-            return Ok(sender);
+        None
+    }
+
+    async fn ready(&self) -> Result<(SendRequest<Bytes>, Slot), Refused> {
+        if let Some(place) = self.standing().await {
+            return Ok(place);
         }
-        let sender = self.dial().await?;
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
-        sender
-            .ready()
-            .await
-            .map_err(|error| Refused::Lost(error.to_string()))
+        let _turn = self.dialling.lock().await;
+        if let Some(place) = self.standing().await {
+            return Ok(place);
+        }
+        let lane = Lane::new(self.dial().await?);
+        let (sender, slot) = lane.take();
+        self.lanes().push(lane);
+        match sender.ready().await {
+            Ok(sender) => Ok((sender, slot)),
+            Err(error) => {
+                self.forget_lane(&slot);
+                Err(Refused::Lost(error.to_string()))
+            }
+        }
     }
 
     async fn dial(&self) -> Result<SendRequest<Bytes>, Refused> {
@@ -121,15 +193,26 @@ impl Client {
             .await
             .map_err(|_| Refused::Dial("handshake timed out".to_owned()))?
             .map_err(|cause| Refused::Dial(cause.to_string()))?;
-        let pings = connection.ping_pong();
+        let mut pings = connection.ping_pong();
+        let (greeted, greeting) = tokio::sync::oneshot::channel();
         self.scope.spawn("http2.client", |stop| async move {
-            let watch = keep_alive(pings);
+            let watch = async move {
+                if let Some(pings) = &mut pings {
+                    let pong = pings.ping(h2::Ping::opaque());
+                    tokio::time::timeout(GREETING_LIMIT, pong).await.ok();
+                }
+                greeted.send(()).ok();
+                keep_alive(pings).await;
+            };
             tokio::select! {
                 _ = connection => {}
                 () = watch => {}
                 () = stop.cancelled() => {}
             }
         });
+        // The peer's settings come ahead of its first pong: until then it is not known how many streams it takes, and those
+        // beyond would be refused.
+        greeting.await.ok();
         Ok(sender)
     }
 
@@ -153,11 +236,15 @@ impl Client {
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        let mut sender = self.ready().await?;
+        let (mut sender, slot) = self.ready().await?;
         match sender.send_request(request, end) {
-            Ok((response, requests)) => Ok(Started { response, requests }),
+            Ok((response, requests)) => Ok(Started {
+                response,
+                requests,
+                slot,
+            }),
             Err(error) => {
-                self.forget();
+                self.forget_lane(&slot);
                 Err(Refused::Lost(error.to_string()))
             }
         }
@@ -183,7 +270,11 @@ impl Client {
                 .headers
                 .insert(http::header::CONTENT_LENGTH, length.into());
         }
-        let Started { response, requests } = self
+        let Started {
+            response,
+            requests,
+            slot,
+        } = self
             .start(parts.method, path, parts.headers, empty)
             .await
             .map_err(|refused| (refused, true))?;
@@ -213,7 +304,10 @@ impl Client {
             Body::EMPTY
         } else {
             Body::Stream {
-                stream: Box::pin(Incoming(stream)),
+                stream: Box::pin(Incoming {
+                    stream,
+                    _slot: slot,
+                }),
                 length,
             }
         };
@@ -238,16 +332,22 @@ async fn pump(mut body: Body, mut requests: SendStream<Bytes>) {
     requests.send_data(Bytes::new(), true).ok();
 }
 
-struct Incoming(RecvStream);
+struct Incoming {
+    stream: RecvStream,
+    _slot: Slot,
+}
 
 impl futures_core::Stream for Incoming {
     type Item = Result<Bytes, BodyError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let piece = ready!(self.0.poll_data(context));
+        let piece = ready!(self.stream.poll_data(context));
         Poll::Ready(piece.map(|piece| {
             let piece = piece.map_err(|error| BodyError::Cut(error.to_string()))?;
-            self.0.flow_control().release_capacity(piece.len()).ok();
+            self.stream
+                .flow_control()
+                .release_capacity(piece.len())
+                .ok();
             Ok(piece)
         }))
     }
@@ -269,5 +369,73 @@ async fn keep_alive(pings: Option<h2::PingPong>) {
         ) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+    use tokio::sync::Barrier;
+
+    use super::*;
+
+    /// Answers every request when all have come.
+    async fn serve(listener: TcpListener, scope: Scope, all: Arc<Barrier>, streams: u32) {
+        while let Ok((io, _)) = listener.accept().await {
+            let (all, requests) = (all.clone(), scope.clone());
+            scope.spawn_future("server", async move {
+                let mut server = h2::server::Builder::new();
+                server.max_concurrent_streams(streams);
+                let mut connection = server.handshake::<_, Bytes>(io).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let all = all.clone();
+                    requests.spawn_future("request", async move {
+                        all.wait().await;
+                        respond.send_response(Response::new(()), true).ok();
+                    });
+                }
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_lets_few_streams_onto_a_connection_gets_more_connections() {
+        const REQUESTS: usize = 7;
+        let scope = Scope::root();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let target = Target {
+            host: "127.0.0.1".to_owned(),
+            port: listener.local_addr().unwrap().port(),
+            tls: None,
+        };
+        let all = Arc::new(Barrier::new(REQUESTS + 1));
+        scope.spawn_future("listener", serve(listener, scope.clone(), all.clone(), 2));
+        let client = Arc::new(Client::new(target, Settings::default(), scope.clone()).unwrap());
+        // The first connection's limit is known once an answer has come.
+        let first = client.send(Request::new(Body::EMPTY));
+        let (first, _) = tokio::join!(first, async {
+            for _ in 0..REQUESTS {
+                let all = all.clone();
+                scope.spawn_future("waiter", async move {
+                    all.wait().await;
+                });
+            }
+        });
+        assert_eq!(first.unwrap().status(), 200);
+        let (done, mut answers) = tokio::sync::mpsc::channel(REQUESTS + 1);
+        for _ in 0..=REQUESTS {
+            let (client, done) = (client.clone(), done.clone());
+            scope.spawn_future("client", async move {
+                let answer = client.send(Request::new(Body::EMPTY)).await;
+                done.send(answer.is_ok()).await.ok();
+            });
+        }
+        for _ in 0..=REQUESTS {
+            let answer = tokio::time::timeout(Duration::from_secs(20), answers.recv()).await;
+            assert_eq!(answer.unwrap(), Some(true));
+        }
+        assert!(client.lanes().len() >= 4);
     }
 }

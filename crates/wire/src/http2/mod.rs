@@ -7,7 +7,7 @@ mod server;
 use bytes::Bytes;
 use h2::SendStream;
 
-pub use client::{Client, Refused, Started};
+pub use client::{Client, Refused, Slot, Started};
 pub(crate) use server::run;
 pub use server::serve;
 
