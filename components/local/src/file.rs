@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use outrigger_component_api::json::{self, Value};
 use outrigger_component_api::{
     Component, ComponentError, Findings, Metadata, Opener, Reader, Secret, SecretStore,
     SecretValue, Spec, async_trait,
 };
+use tokio::sync::Mutex;
 
 const DEFAULT_SEPARATOR: &str = ":";
 
@@ -38,19 +40,53 @@ pub(crate) fn check(spec: &Spec, findings: &mut Findings) -> Option<Opener<dyn S
     Some(Arc::new(move |_| {
         let settings = settings.clone();
         Box::pin(async move {
-            let members = read(&settings.secrets_file).await?;
-            let store: Arc<dyn SecretStore> = Arc::new(File {
-                secrets: secrets(&members, &settings),
+            let file = File {
                 settings,
-            });
+                known: Mutex::default(),
+            };
+            file.current().await?;
+            let store: Arc<dyn SecretStore> = Arc::new(file);
             Ok(store)
         })
     }))
 }
 
+/// Secrets, and what the file looked like when they were read.
+type Known = (Stamp, Arc<BTreeMap<String, SecretValue>>);
+type Stamp = (Option<SystemTime>, u64);
+
 struct File {
     settings: Settings,
-    secrets: BTreeMap<String, SecretValue>,
+    known: Mutex<Option<Known>>,
+}
+
+impl File {
+    /// The secrets as the file has them now; it is read again when it has changed.
+    async fn current(&self) -> Result<Arc<BTreeMap<String, SecretValue>>, ComponentError> {
+        let path = &self.settings.secrets_file;
+        let about = tokio::fs::metadata(path).await.map_err(|error| {
+            ComponentError::transient(format!("cannot read `{}`: {error}", path.display()))
+        })?;
+        let stamp = (about.modified().ok(), about.len());
+        let mut known = self.known.lock().await;
+        if let Some((_, secrets)) = known.as_ref().filter(|(seen, _)| *seen == stamp) {
+            return Ok(secrets.clone());
+        }
+        let found = Arc::new(secrets(&read(path).await?, &self.settings));
+        *known = Some((stamp, found.clone()));
+        Ok(found)
+    }
+
+    /// As [`Self::current`]; while the file cannot be read, what it held before.
+    async fn latest(&self) -> Result<Arc<BTreeMap<String, SecretValue>>, ComponentError> {
+        match self.current().await {
+            Ok(secrets) => Ok(secrets),
+            Err(error) => match &*self.known.lock().await {
+                Some((_, secrets)) => Ok(secrets.clone()),
+                None => Err(error),
+            },
+        }
+    }
 }
 
 #[async_trait]
@@ -70,7 +106,7 @@ impl SecretStore for File {
         name: &str,
         _metadata: &Metadata,
     ) -> Result<Option<SecretValue>, ComponentError> {
-        match self.secrets.get(name) {
+        match self.latest().await?.get(name) {
             Some(value) => Ok(Some(value.clone())),
             // Dapr: components-contrib/secretstores/local/file/filestore.go; clients match on this text.
             None => Err(ComponentError::failed(format!("secret {name} not found"))),
@@ -81,7 +117,7 @@ impl SecretStore for File {
         &self,
         _metadata: &Metadata,
     ) -> Result<BTreeMap<String, SecretValue>, ComponentError> {
-        Ok(self.secrets.clone())
+        Ok(BTreeMap::clone(&*self.latest().await?))
     }
 
     fn has_multiple_values(&self) -> bool {

@@ -129,8 +129,8 @@ impl RabbitMq {
 
     fn refuse_if_closed(&self) -> Result<(), ComponentError> {
         if self.is_closed.load(Ordering::Acquire) {
-            // Dapr: pubsub/rabbitmq; a terminal error.
-            return Err(ComponentError::invalid("component is closed"));
+            // Whoever holds a closed driver is about to get another one.
+            return Err(ComponentError::transient("component is closed"));
         }
         Ok(())
     }

@@ -50,8 +50,9 @@ impl Client {
     /// Dropped midway, it closes what it has opened.
     pub(crate) async fn open(settings: Arc<Settings>, open: &Open) -> Result<Self, ComponentError> {
         let pool_size = settings.pool_size.min(Semaphore::MAX_PERMITS);
-        let dialer = Dialer::new(settings, open.scope.clone())?;
+        let mut dialer = Dialer::new(settings, open.scope.clone())?;
         let view = discover::open(&dialer).await?;
+        dialer.greeting = dialer.settings.read_timeout;
         for link in &view.links {
             link.watch(&open.loss);
         }

@@ -151,6 +151,11 @@ impl Diagnostic {
         self.severity == Severity::Error
     }
 
+    /// In one line, with its place.
+    pub fn located(&self) -> String {
+        format!("{}: {}", self.place, self.summary())
+    }
+
     /// In one line, for a log: message, finding and expectation, without the place.
     pub fn summary(&self) -> String {
         let mut text = self.message.clone();

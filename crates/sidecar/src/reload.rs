@@ -42,9 +42,9 @@ impl Resources {
         let (loaded, unreadable) = read?;
         for diagnostic in &loaded.diagnostics {
             if diagnostic.is_error() {
-                error!(target: SCOPE, "{}", diagnostic.summary());
+                error!(target: SCOPE, "{}", diagnostic.located());
             } else {
-                warn!(target: SCOPE, "{}", diagnostic.summary());
+                warn!(target: SCOPE, "{}", diagnostic.located());
             }
         }
         for (file, reason) in &unreadable {

@@ -144,7 +144,7 @@ fn configuration(options: &Options) -> Result<Configuration, String> {
     match outrigger_config::configuration::load(&files, &|name| std::env::var(name).ok()) {
         Ok((configuration, warnings)) => {
             for warning in &warnings {
-                warn!(target: SCOPE, "{}", warning.summary());
+                warn!(target: SCOPE, "{}", warning.located());
             }
             Ok(configuration)
         }
@@ -152,7 +152,7 @@ fn configuration(options: &Options) -> Result<Configuration, String> {
             let told: Vec<String> = diagnostics
                 .iter()
                 .filter(|diagnostic| diagnostic.is_error())
-                .map(outrigger_config::Diagnostic::summary)
+                .map(outrigger_config::Diagnostic::located)
                 .collect();
             Err(format!("error loading configuration: {}", told.join("; ")))
         }

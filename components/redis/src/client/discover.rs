@@ -69,7 +69,7 @@ async fn behind(dialer: &Dialer, sentinel: &Server, name: &str) -> Result<View, 
     let mut question = redis::cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
     let answer = guide
-        .send(&question, dialer.settings.read_timeout)
+        .send(&question, dialer.greeting)
         .await
         .map_err(|failure| failure.of_connection(sentinel))?;
     let primary = primary(answer, sentinel, name)?;
@@ -128,7 +128,7 @@ pub(super) async fn layout(
     question.arg("SLOTS");
     let failed = |failure: Failure| failure.of_connection(guide.server());
     let answer = guide
-        .send(&question, dialer.settings.read_timeout)
+        .send(&question, dialer.greeting)
         .await
         .map_err(failed)?;
     let ranges = slots::read(answer, guide.server()).map_err(failed)?;

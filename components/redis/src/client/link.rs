@@ -27,6 +27,8 @@ use crate::settings::{Login, Server, Settings};
 #[derive(Clone)]
 pub(crate) struct Dialer {
     pub settings: Arc<Settings>,
+    /// For the answers to the first questions. While the component is being opened, its attempt is the limit.
+    pub(super) greeting: Option<Duration>,
     tls: Option<TlsConnector>,
     scope: Scope,
     /// Ends every link of the instance.
@@ -48,6 +50,7 @@ impl Dialer {
         let life = scope.stop().child_token();
         Ok(Self {
             settings,
+            greeting: None,
             tls,
             scope,
             life,
@@ -113,10 +116,9 @@ impl Dialer {
             (_, crate::settings::Topology::Cluster(_)) => (&self.settings.login, 0),
             _ => (&self.settings.login, self.settings.database),
         };
-        link.log_in(login, database, self.settings.read_timeout)
-            .await?;
+        link.log_in(login, database, self.greeting).await?;
         if purpose == Purpose::Primary {
-            link.check(self.settings.read_timeout).await?;
+            link.check(self.greeting).await?;
         }
         Ok(link)
     }

@@ -180,7 +180,7 @@ impl Desk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use outrigger_component_api::{Bytes, Metadata};
+    use outrigger_component_api::Bytes;
 
     fn entry(number: u64) -> Entry {
         Entry {

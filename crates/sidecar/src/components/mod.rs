@@ -16,7 +16,9 @@ use outrigger_blocks::{Registry, Rejected, Table};
 use outrigger_component_api::{Catalog, Check, Entry, Findings, Kind, Lookup as Found};
 use outrigger_config::flags::LazyComponents;
 use outrigger_config::resolve::{Secrets, resolve, secrets_of};
-use outrigger_config::{ComponentResource, Configuration, Context, Fingerprint, Loaded};
+use outrigger_config::{
+    ComponentResource, Configuration, Context, Fingerprint, Loaded, ResourceKind,
+};
 use outrigger_lifecycle::connection::{Class, Failure, State, Timing};
 use outrigger_lifecycle::{Clock, Scope};
 use outrigger_telemetry::Metrics;
@@ -135,13 +137,18 @@ impl Components {
                 Err(rejected) => table.rejected.push(rejected),
             }
         }
-        table
-            .rejected
-            .extend(loaded.rejected.iter().map(|rejected| Rejected {
-                name: rejected.name.clone(),
-                type_name: rejected.type_name.clone(),
-                reason: rejected.reason.clone(),
-            }));
+        // Of the others the log has told already.
+        let components = loaded.rejected.iter().filter(|rejected| {
+            matches!(
+                rejected.kind,
+                ResourceKind::Component | ResourceKind::Unknown
+            )
+        });
+        table.rejected.extend(components.map(|rejected| Rejected {
+            name: rejected.name.clone(),
+            type_name: rejected.type_name.clone(),
+            reason: rejected.reason.clone(),
+        }));
         table
             .rejected
             .extend(unreadable.iter().map(|(file, reason)| Rejected {

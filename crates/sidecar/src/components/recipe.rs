@@ -106,7 +106,7 @@ fn settle<T: ?Sized>(
         Failure::new(unresolvable.class, unresolvable.reason())
     })?;
     for warning in &resolved.warnings {
-        warn!(target: SCOPE, component = %resource.name, "{}", warning.summary());
+        warn!(target: SCOPE, component = %resource.name, "{}", warning.located());
     }
     let mut findings = Findings::default();
     let opener = check(&resolved.spec, &mut findings);

@@ -58,6 +58,8 @@ pub(crate) struct Supervisor<T: ?Sized> {
     instance: Option<Connected<T>>,
     attempt: Working<Result<Connected<T>, Failure>>,
     ping: Working<Result<(), Failure>>,
+    /// Owns connections that are being closed.
+    old: Scope,
     /// When the state that now holds was entered, for the metrics.
     down_since: Option<Instant>,
 }
@@ -100,6 +102,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
             instance: None,
             attempt: None,
             ping: None,
+            old: Scope::root(),
             down_since: None,
         }
     }
@@ -165,9 +168,10 @@ impl<T: Component + ?Sized> Supervisor<T> {
         }
         let now = shared.clock.now();
         for action in self.machine.on(Event::Close, now, 0.5) {
-            self.act(action).await;
+            self.act(action);
         }
-        self.release().await;
+        self.release();
+        self.old.drained(CLOSE_LIMIT).await;
         self.handle.show(self.machine.status().clone());
     }
 
@@ -245,11 +249,11 @@ impl<T: Component + ?Sized> Supervisor<T> {
     /// Gives the machine an event, does what it asks for, shows what it is then.
     async fn event(&mut self, event: Event) {
         let before = self.machine.status().state;
-        for action in self
+        let actions = self
             .machine
-            .on(event, self.shared.clock.now(), rand::random())
-        {
-            self.act(action).await;
+            .on(event, self.shared.clock.now(), rand::random());
+        for action in actions {
+            self.act(action);
         }
         let status = self.machine.status().clone();
         if status.state != before {
@@ -293,7 +297,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
         }
     }
 
-    async fn act(&mut self, action: Action) {
+    fn act(&mut self, action: Action) {
         match action {
             Action::Attempt { number } => {
                 debug!(target: SCOPE, component = self.name(), attempt = number, "connecting");
@@ -304,7 +308,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 self.ping = None;
             }
             Action::Ping { .. } => self.ping = Some(Box::pin(self.probe())),
-            Action::Release => self.release().await,
+            Action::Release => self.release(),
             Action::Tell(told) => self.tell(told),
         }
     }
@@ -368,18 +372,21 @@ impl<T: Component + ?Sized> Supervisor<T> {
         }
     }
 
-    /// Takes the instance away from callers, then lets go of it.
-    async fn release(&mut self) {
+    /// Takes the instance away from callers, and lets go of it: nobody waits for an old connection to close.
+    fn release(&mut self) {
         self.handle.install(None);
         self.ping = None;
         let Some(instance) = self.instance.take() else {
             return;
         };
-        let closing = AssertUnwindSafe(instance.driver.close()).catch_unwind();
-        if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
-            debug!(target: SCOPE, component = self.name(), "the old connection did not close in time and is left behind");
-        }
-        instance.scope.cancel();
+        let name = self.name().to_owned();
+        self.old.spawn_future("component.close", async move {
+            let closing = AssertUnwindSafe(instance.driver.close()).catch_unwind();
+            if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
+                debug!(target: SCOPE, component = name, "the old connection did not close in time and is left behind");
+            }
+            instance.scope.cancel();
+        });
     }
 
     fn tell(&self, told: Told) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use outrigger_component_api::{
-    Bytes, Catalog, Component, ComponentError, Delete, Findings, Get, Handler, Message, Metadata,
+    Bytes, Catalog, Component, ComponentError, Delete, Findings, Get, Handler, Message,
     Open, Opener, Outcome, PubSub, PubSubFeatures, Publish, Reader, Set, Source, Spec,
     StateFeatures, StateItem, StateStore, Stop, Subscribe, async_trait,
 };

@@ -1,0 +1,217 @@
+//! An application whose answers a test writes down, and which remembers what it was asked.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use outrigger_testkit::ports;
+use serde_json::{Value, json};
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::http::{Framing, framing, read_body, read_head, write_zeros};
+
+/// What an app was asked.
+#[derive(Clone, Debug)]
+pub struct Received {
+    pub method: String,
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// Of the whole body, also where it was not kept.
+    pub length: u64,
+    pub at: Instant,
+}
+
+impl Received {
+    /// What was published, if this is an event.
+    pub fn data(&self) -> Value {
+        let event: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        event["data"].clone()
+    }
+}
+
+/// What an app answers.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub body: Vec<u8>,
+    /// So many zeros in place of the body.
+    pub zeros: Option<u64>,
+    pub delay: Duration,
+}
+
+impl Reply {
+    pub fn status(status: u16) -> Self {
+        Self {
+            status,
+            content_type: "text/plain",
+            body: Vec::new(),
+            zeros: None,
+            delay: Duration::ZERO,
+        }
+    }
+
+    pub fn json(value: &Value) -> Self {
+        Self {
+            content_type: "application/json",
+            body: value.to_string().into_bytes(),
+            ..Self::status(200)
+        }
+    }
+
+    pub fn text(text: impl Into<Vec<u8>>) -> Self {
+        Self {
+            body: text.into(),
+            ..Self::status(200)
+        }
+    }
+
+    /// A long body, sent in chunks.
+    pub fn zeros(length: u64) -> Self {
+        Self {
+            zeros: Some(length),
+            ..Self::status(200)
+        }
+    }
+}
+
+type Script = Arc<dyn Fn(&Received) -> Reply + Send + Sync>;
+
+/// Listens on a port of this machine until it is dropped.
+#[derive(Debug)]
+pub struct App {
+    port: u16,
+    received: Arc<Mutex<Vec<Received>>>,
+    _tasks: JoinSet<()>,
+}
+
+impl App {
+    /// An app that answers as told.
+    pub async fn start(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_on(ports::free(), script).await
+    }
+
+    /// # Panics
+    /// When the port cannot be had.
+    pub async fn start_on(
+        port: u16,
+        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await;
+        let listener = listener.unwrap_or_else(|error| panic!("port {port}: {error}"));
+        let (received, script): (Arc<Mutex<Vec<Received>>>, Script) =
+            (Arc::default(), Arc::new(script));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, Arc::clone(&received), script));
+        Self {
+            port,
+            received,
+            _tasks: tasks,
+        }
+    }
+
+    /// An app that takes what is published to these topics, each a pair of component and topic.
+    pub async fn subscribed(topics: &[(&str, &str)]) -> Self {
+        let list = subscriptions(topics);
+        Self::start(move |asked| match asked.path.as_str() {
+            "/dapr/subscribe" => Reply::json(&list),
+            "/dapr/config" => Reply::status(404),
+            _ => Reply::status(200),
+        })
+        .await
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Everything it was asked, for as long as nothing else is asked.
+    pub fn received(&self) -> MutexGuard<'_, Vec<Received>> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often a path was asked for.
+    pub fn count(&self, path: &str) -> usize {
+        self.received()
+            .iter()
+            .filter(|asked| asked.path == path)
+            .count()
+    }
+
+    /// When this text was delivered first.
+    pub fn delivered(&self, text: &str) -> Option<Instant> {
+        let received = self.received();
+        let mut found = received.iter().filter(|asked| asked.data() == text);
+        found.next().map(|asked| asked.at)
+    }
+}
+
+/// What `/dapr/subscribe` answers for these topics.
+pub fn subscriptions(topics: &[(&str, &str)]) -> Value {
+    let entry = |(pubsub, topic): &(&str, &str)| json!({"pubsubname": pubsub, "topic": topic, "route": format!("/on/{topic}")});
+    Value::Array(topics.iter().map(entry).collect())
+}
+
+async fn accept(listener: TcpListener, received: Arc<Mutex<Vec<Received>>>, script: Script) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        let (received, script) = (Arc::clone(&received), Arc::clone(&script));
+        connections.spawn(async move { serve(stream, &received, &script).await.ok() });
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    received: &Mutex<Vec<Received>>,
+    script: &Script,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::new(stream);
+    loop {
+        let (line, headers) = read_head(&mut stream).await?;
+        let mut words = line.split(' ').map(str::to_owned);
+        let (method, path) = (
+            words.next().unwrap_or_default(),
+            words.next().unwrap_or_default(),
+        );
+        let framing = framing(&headers, Framing::Length(0));
+        let (body, length) = read_body(&mut stream, framing).await?;
+        let asked = Received {
+            method,
+            path,
+            headers,
+            body,
+            length,
+            at: Instant::now(),
+        };
+        let reply = script(&asked);
+        received
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(asked);
+        tokio::time::sleep(reply.delay).await;
+        answer(stream.get_mut(), &reply).await?;
+    }
+}
+
+async fn answer(stream: &mut TcpStream, reply: &Reply) -> io::Result<()> {
+    let framing = match reply.zeros {
+        Some(_) => "transfer-encoding: chunked".to_owned(),
+        None => format!("content-length: {}", reply.body.len()),
+    };
+    let head = format!(
+        "HTTP/1.1 {} X\r\ncontent-type: {}\r\n{framing}\r\n\r\n",
+        reply.status, reply.content_type
+    );
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(&reply.body);
+    stream.write_all(&bytes).await?;
+    match reply.zeros {
+        Some(length) => write_zeros(stream, length).await,
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,68 @@
+//! The program under test, built before it is first used.
+//!
+//! It lies beside the test programs in Cargo's target folder. Cargo does not build another package's binary for a test,
+//! so the first test of a program asks Cargo for it; that is a moment's work when nothing has changed.
+//! `OUTRIGGER_E2E_BINARY` names another program in its place.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+const VARIABLE: &str = "OUTRIGGER_E2E_BINARY";
+
+/// Where the program is.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn path() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| match std::env::var_os(VARIABLE) {
+        Some(path) => existing(PathBuf::from(path)),
+        None => build(),
+    })
+}
+
+/// Cargo's folder for this profile, such as `target/debug`.
+///
+/// # Panics
+/// When this is no test program of Cargo's.
+pub fn profile_folder() -> PathBuf {
+    let own = std::env::current_exe().expect("a program has a path");
+    let folder = own.parent().and_then(Path::parent);
+    folder
+        .unwrap_or_else(|| panic!("{own:?} does not lie in Cargo's target folder"))
+        .to_owned()
+}
+
+fn build() -> PathBuf {
+    let folder = profile_folder();
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let profile = if name == "debug" { "dev" } else { &*name };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "outrigger",
+            "--profile",
+            profile,
+        ])
+        .arg("--target-dir")
+        .arg(folder.parent().unwrap_or(&folder))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("RUST_TEST_THREADS")
+        .output()
+        .unwrap_or_else(|error| panic!("cannot start cargo: {error}"));
+    assert!(
+        output.status.success(),
+        "the binary cannot be built: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    existing(folder.join("outrigger"))
+}
+
+fn existing(path: PathBuf) -> PathBuf {
+    assert!(path.is_file(), "the binary {path:?} is missing");
+    path
+}

@@ -1,0 +1,43 @@
+//! What the end-to-end tests share: the real binary as a process, apps and clients that speak to it.
+//!
+//! Owns: the built binary ([`binary`]), processes and their output ([`process`]), one sidecar with its ports and its
+//! resources ([`sidecar`]), resources as text ([`component`]), a scripted app ([`app`]), clients for HTTP ([`http`]) and
+//! gRPC ([`grpc`]), measured figures ([`figures`]).
+//! Never: links a part of the sidecar; what is tested is the program that users get.
+//! Start at [`Plan::start`]. A helper that fails panics: it has no caller but a test.
+//! Tests: the files in `tests/`, by subject; rows of `lifecycle.md` §9 carry their numbers.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a helper that fails must fail the test that called it, and tell where"
+)]
+
+pub mod app;
+pub mod binary;
+pub mod component;
+pub mod figures;
+pub mod grpc;
+pub mod http;
+pub mod process;
+pub mod sidecar;
+
+pub use app::{App, Received, Reply};
+pub use component::Component;
+pub use figures::figure;
+pub use http::{Answer, Request};
+pub use process::Process;
+pub use sidecar::{Plan, Sidecar};
+
+use std::time::Duration;
+
+/// Seconds, as bounds are written in the specification.
+pub const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Milliseconds.
+pub const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
