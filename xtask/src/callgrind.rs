@@ -6,7 +6,7 @@
 //! Start at [`command`].
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -53,11 +53,11 @@ type Figures = BTreeMap<String, u64>;
 
 pub(crate) fn command(mut words: Words) -> Result<()> {
     let update = words.flag("--update");
-    let binary: Option<PathBuf> = words.value("--binary")?;
+    let binary = words.file("--binary")?;
     words.finish()?;
     require_valgrind()?;
     let binary = match binary {
-        Some(path) => path.canonicalize()?,
+        Some(path) => path,
         None => cargo::build_release()?,
     };
     let now = count_all(&binary)?;

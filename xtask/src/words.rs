@@ -3,6 +3,7 @@
 //! Owns: flags and their values, and the refusal of what nobody asked for.
 //! Start at [`Words::value`].
 
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -45,6 +46,16 @@ impl Words {
         let value = text.parse().ok();
         value
             .with_context(|| format!("`{name}` cannot be `{text}`"))
+            .map(Some)
+    }
+
+    /// Takes the path of a file that must be there, if the flag is.
+    pub(crate) fn file(&mut self, name: &str) -> Result<Option<PathBuf>> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        let path = Path::new(&text).canonicalize();
+        path.with_context(|| format!("`{name}`: cannot find `{text}`"))
             .map(Some)
     }
 

@@ -67,6 +67,10 @@ struct Resolver {
     suspects: Mutex<HashMap<String, Instant>>,
 }
 
+/// How long a caller may remember addresses: a query for every call would cost more than the call. One that does not
+/// answer any more is asked for anew at once.
+const KEEP: Duration = Duration::from_millis(500);
+
 /// More sidecars of one app are not looked at in one resolution.
 const MOST: usize = 64;
 
@@ -118,7 +122,9 @@ impl Resolver {
             standing: tokio::sync::Mutex::new(Standing::Absent),
         });
         registration.enter().await?;
-        let every = settings.update_interval.saturating_sub(timeout);
+        // Others count in whole seconds: a refresh that comes late must still find the row alive.
+        let latest = settings.update_interval.saturating_sub(timeout);
+        let every = latest.min(settings.update_interval / 2);
         open.scope.spawn("nameresolution.sqlite/refresh", {
             let registration = registration.clone();
             |stop| async move { registration.keep(every, stop).await }
@@ -212,7 +218,7 @@ impl NameResolver for Resolver {
         }
         Ok(Resolved {
             addresses: self.trusted(addresses),
-            keep: Duration::ZERO,
+            keep: KEEP,
         })
     }
 

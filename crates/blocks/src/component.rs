@@ -91,12 +91,12 @@ pub struct Control<T: ?Sized> {
     pub signals: mpsc::Receiver<Signal>,
 }
 
-impl<T: ?Sized> Handle<T> {
-    /// A handle of a component that has not been connected yet.
-    pub fn new(info: Info, clock: Clock, status: Status) -> Control<T> {
+impl<T: ?Sized> Control<T> {
+    /// Of a component that has not been connected yet.
+    pub fn new(info: Info, clock: Clock, status: Status) -> Self {
         let (signals, received) = mpsc::channel(16);
         let (status, _) = watch::channel(status);
-        let handle = Self {
+        let handle = Handle {
             info,
             clock,
             instance: ArcSwapOption::const_empty(),
@@ -105,12 +105,14 @@ impl<T: ?Sized> Handle<T> {
             waiters: AtomicUsize::new(0),
             last_used: AtomicU64::new(0),
         };
-        Control {
+        Self {
             handle: Arc::new(handle),
             signals: received,
         }
     }
+}
 
+impl<T: ?Sized> Handle<T> {
     /// The instance, if the component is ready.
     pub fn instance(&self) -> Option<Arc<Instance<T>>> {
         self.instance.load_full()

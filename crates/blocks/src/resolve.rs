@@ -17,12 +17,15 @@ use crate::invoke::{CallFailure, RESOLVE_LIMIT};
 /// Addresses that are remembered at most.
 const REMEMBERED: usize = 4_096;
 
+/// Addresses by app id and namespace, and until when they hold.
+type Known = HashMap<(String, String), (Vec<String>, Moment)>;
+
 /// Finds peers, remembering what the resolver allows to be remembered.
 pub struct Resolver {
     guard: Guard,
     clock: Clock,
     handle: ArcSwapOption<Handle<dyn NameResolver>>,
-    known: Mutex<HashMap<(String, String), (Vec<String>, Moment)>>,
+    known: Mutex<Known>,
 }
 
 /// Why there is no address.
@@ -62,8 +65,7 @@ impl Resolver {
     }
 
     pub fn install(&self, handle: Arc<Handle<dyn NameResolver>>) {
-        self.handle
-            .store(Some(Arc::clone(&handle)).map(|handle| handle));
+        self.handle.store(Some(handle));
     }
 
     /// An address of the app's sidecar, one at random where there are several.

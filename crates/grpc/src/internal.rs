@@ -26,6 +26,8 @@ pub struct Internal {
 }
 
 impl Internal {
+    /// Every call is a task of its own, which is moved while it is made: what is rare or large is boxed, so that tasks stay
+    /// small.
     pub async fn handle(&self, exchange: Exchange) {
         let path = exchange.path();
         let _running = self.activity.begin();
@@ -38,9 +40,9 @@ impl Internal {
                 &Status::unavailable("placement service is not configured"),
             );
         } else if matches!(path, reflection::V1 | reflection::V1_ALPHA) {
-            reflection::serve(exchange, SERVICES).await;
+            Box::pin(reflection::serve(exchange, SERVICES)).await;
         } else {
-            self.proxy.pass(exchange, Side::Internal, None).await;
+            Box::pin(self.proxy.pass(exchange, Side::Internal, None)).await;
         }
     }
 }

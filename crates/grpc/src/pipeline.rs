@@ -1,5 +1,6 @@
 //! What every call passes through, in order: allow list, token, trace, metrics, API log, verb or proxy.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -111,9 +112,9 @@ impl Api {
             || exchange.head.headers.contains_key(CALLEE_APP_ID);
         if !named && matches!(path.as_str(), health::CHECK | health::WATCH) {
             return if path == health::CHECK {
-                health::check(exchange, &self.blocks).await
+                Box::pin(health::check(exchange, &self.blocks)).await
             } else {
-                health::watch(exchange, &self.blocks).await
+                Box::pin(health::watch(exchange, &self.blocks)).await
             };
         }
         if let Err(why) = self.may_enter(&exchange.head.headers) {
@@ -132,15 +133,16 @@ impl Api {
             .log
             .and_then(|_| exchange.head.headers.get(USER_AGENT).cloned());
         let code = match method {
-            Some(method) => self.serve(exchange, method, &path, started).await,
+            // Boxed, so that the task of a call is small: it is moved while it is made.
+            Some(method) => Box::pin(self.serve(exchange, method, &path, started)).await,
             None if matches!(path.as_str(), reflection::V1 | reflection::V1_ALPHA)
                 && (named || !self.blocks.tracer.is_on()) =>
             {
-                reflection::serve(exchange, SERVICES).await;
+                Box::pin(reflection::serve(exchange, SERVICES)).await;
                 GrpcCode::Ok
             }
             None if path.starts_with(TASK_HUB) => task_hub(exchange),
-            None => self.pass(exchange, &path, started).await,
+            None => Box::pin(self.pass(exchange, &path, started)).await,
         };
         if self.settings.log.is_some() {
             let useragent = agent
@@ -207,14 +209,14 @@ impl Api {
         }
         match method {
             Method::SubscribeTopicEventsAlpha1 => {
-                verbs::subscribe::serve(self, messages, reply, context).await
+                Box::pin(verbs::subscribe::serve(self, messages, reply, context)).await
             }
             Method::SubscribeActorEventsAlpha1
             | Method::EncryptAlpha1
             | Method::DecryptAlpha1
             | Method::SubscribeConfiguration
             | Method::SubscribeConfigurationAlpha1 => {
-                let status = verbs::absent::stream(self, method, messages).await;
+                let status = Box::pin(verbs::absent::stream(self, method, messages)).await;
                 finish(reply, context, &status)
             }
             _ => {
@@ -246,14 +248,19 @@ impl Api {
                     .await
                     .map(|answer| (answer, received))
             };
+            let mut work = pin!(work);
             let limited = async {
                 match limit {
-                    Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-                        Err(Status::new(
-                            GrpcCode::DeadlineExceeded,
-                            "context deadline exceeded".to_owned(),
-                        ))
-                    }),
+                    Some(limit) => {
+                        tokio::time::timeout(limit, &mut work)
+                            .await
+                            .unwrap_or_else(|_| {
+                                Err(Status::new(
+                                    GrpcCode::DeadlineExceeded,
+                                    "context deadline exceeded".to_owned(),
+                                ))
+                            })
+                    }
                     None => work.await,
                 }
             };

@@ -190,11 +190,13 @@ pub(crate) struct Matched<'a> {
     pub params: [&'a str; 4],
 }
 
+/// Routes with their segments, by the segment behind the version.
+type Groups = Vec<(&'static str, Vec<(&'static Route, Vec<&'static str>)>)>;
+
 /// The routes that are shown.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// By the segment behind the version.
-    groups: Vec<(&'static str, Vec<(&'static Route, Vec<&'static str>)>)>,
+    groups: Groups,
     invoke: bool,
 }
 
@@ -207,7 +209,7 @@ pub(crate) enum Miss {
 
 impl Table {
     pub(crate) fn new(allowed: &[Rule], denied: &[Rule]) -> Self {
-        let mut groups: Vec<(&'static str, Vec<(&'static Route, Vec<&'static str>)>)> = Vec::new();
+        let mut groups = Groups::new();
         for route in ROUTES
             .iter()
             .filter(|route| route.is_shown(allowed, denied))

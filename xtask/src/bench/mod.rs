@@ -8,7 +8,6 @@ mod figures;
 mod round;
 mod table;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -48,17 +47,17 @@ pub(crate) fn command(mut words: Words) -> Result<()> {
     let quick = words.flag("--quick");
     let runs = words.value("--runs")?.unwrap_or(if quick { 3 } else { 5 });
     let names = words.value("--names")?.unwrap_or(Names::Mdns);
-    let against: Option<PathBuf> = words.value("--against")?;
-    let binary: Option<PathBuf> = words.value("--binary")?;
+    let against = words.file("--against")?;
+    let binary = words.file("--binary")?;
     words.finish()?;
     ensure!(runs > 0, "no runs, no figures");
     let binary = match binary {
-        Some(path) => path.canonicalize()?,
+        Some(path) => path,
         None => cargo::build_release()?,
     };
     let mut subjects = vec![Subject::outrigger(&binary)];
     if let Some(path) = against {
-        subjects.push(Subject::compatible(&path.canonicalize()?));
+        subjects.push(Subject::compatible(&path));
     }
     let timing = if quick { &QUICK } else { &THOROUGH };
     let samples = rounds(&subjects, runs, names, timing)?;

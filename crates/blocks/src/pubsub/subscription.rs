@@ -179,7 +179,7 @@ impl Subscriptions {
     ///
     /// # Errors
     /// When the component is unknown or rejected, or the topic is not allowed.
-    pub async fn open_stream(
+    pub fn open_stream(
         self: &Arc<Self>,
         pubsub: &str,
         topic: &str,
@@ -406,7 +406,7 @@ impl Runner {
                 Woken::Conditions => self.check_conditions(&mut starting).await,
                 Woken::Started(outcome) => {
                     starting = None;
-                    self.started(outcome).await;
+                    self.started(outcome);
                 }
                 Woken::Ended(error) => {
                     warn!(target: SCOPE, pubsub = self.plan.pubsub, topic = self.plan.topic, error = %error, event = "subscription_state", from = "active", to = "retrying", "subscription ended, starting it again");
@@ -496,7 +496,6 @@ impl Runner {
         let request = Subscribe {
             topic,
             metadata: self.plan.metadata.clone(),
-            ..Subscribe::default()
         };
         let allowed = instance.about.access.may_subscribe(&self.plan.topic);
         let refusal = not_allowed(&self.plan.pubsub, &self.plan.topic);
@@ -544,7 +543,7 @@ impl Runner {
         }
     }
 
-    async fn started(&mut self, outcome: Result<Subscribed, String>) {
+    fn started(&mut self, outcome: Result<Subscribed, String>) {
         match outcome {
             Ok(subscribed) => {
                 self.subscribed = Some(subscribed);

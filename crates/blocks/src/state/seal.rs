@@ -127,7 +127,7 @@ impl Seal {
 impl Cipher {
     fn new(text: &str) -> Option<Self> {
         let text = text.trim();
-        if !text.is_ascii() || text.len() % 2 != 0 {
+        if !text.is_ascii() || !text.len().is_multiple_of(2) {
             return None;
         }
         let bytes: Option<Vec<u8>> = (0..text.len())

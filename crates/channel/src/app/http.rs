@@ -266,7 +266,7 @@ fn announced(headers: &HeaderMap, body: &Body) -> u64 {
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse().ok());
-    header.or(body.length()).unwrap_or(0)
+    header.or_else(|| body.length()).unwrap_or(0)
 }
 
 /// Keeps a place at the turnstile until the body has been read.

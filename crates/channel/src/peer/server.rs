@@ -73,7 +73,7 @@ impl PeerServer {
     /// Answers one call.
     pub async fn answer(&self, exchange: Exchange) {
         if exchange.path() == CALL_LOCAL {
-            self.call_local(exchange).await
+            Box::pin(self.call_local(exchange)).await
         } else {
             self.call_local_stream(exchange).await
         }

@@ -1,7 +1,7 @@
 //! The encoders.
 
-use super::Value;
 use super::number::{fast_float, standard_float};
+use super::{Value, scan};
 
 /// Which of the two encoders of Dapr's components to follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,45 +80,50 @@ fn encode_members<'a>(
 }
 
 pub fn encode_string(out: &mut Vec<u8>, text: &str, style: Style) {
+    let standard = style == Style::Standard;
+    let matters = |byte: u8| {
+        scan::ends_run(byte)
+            | (standard & ((byte == b'<') | (byte == b'>') | (byte == b'&') | (byte == 0xe2)))
+    };
     out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut done = 0;
-    for (i, byte) in bytes.iter().enumerate() {
-        let escape: &[u8] = match byte {
-            b'"' => b"\\\"",
-            b'\\' => b"\\\\",
-            b'\n' => b"\\n",
-            b'\r' => b"\\r",
-            b'\t' => b"\\t",
-            0x08 if style == Style::Standard => b"\\b",
-            0x0c if style == Style::Standard => b"\\f",
-            0..=0x1f => b"",
-            b'<' | b'>' | b'&' if style == Style::Standard => b"",
+    let mut rest = text.as_bytes();
+    while let Some((plain, [byte, after @ ..])) = rest.split_at_checked(scan::run(rest, matters)) {
+        out.extend_from_slice(plain);
+        rest = after;
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x08 if standard => out.extend_from_slice(b"\\b"),
+            0x0c if standard => out.extend_from_slice(b"\\f"),
             // U+2028 and U+2029 are e2 80 a8 and e2 80 a9.
-            0xe2 if style == Style::Standard
-                && matches!(bytes.get(i + 1..i + 3), Some([0x80, 0xa8 | 0xa9])) =>
-            {
-                b""
+            0xe2 => match after {
+                [0x80, 0xa8, after @ ..] => {
+                    out.extend_from_slice(b"\\u2028");
+                    rest = after;
+                }
+                [0x80, 0xa9, after @ ..] => {
+                    out.extend_from_slice(b"\\u2029");
+                    rest = after;
+                }
+                _ => out.push(0xe2),
+            },
+            byte => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
+                out.extend_from_slice(&[
+                    b'\\',
+                    b'u',
+                    b'0',
+                    b'0',
+                    digit(byte >> 4),
+                    digit(byte & 15),
+                ]);
             }
-            _ => continue,
-        };
-        out.extend_from_slice(bytes.get(done..i).unwrap_or_default());
-        done = i + 1;
-        if !escape.is_empty() {
-            out.extend_from_slice(escape);
-        } else if *byte == 0xe2 {
-            out.extend_from_slice(if bytes.get(i + 2) == Some(&0xa8) {
-                b"\\u2028"
-            } else {
-                b"\\u2029"
-            });
-            done = i + 3;
-        } else {
-            const HEX: &[u8; 16] = b"0123456789abcdef";
-            let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
-            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
         }
     }
-    out.extend_from_slice(bytes.get(done..).unwrap_or_default());
+    out.extend_from_slice(rest);
     out.push(b'"');
 }

@@ -10,6 +10,7 @@ mod encode;
 mod number;
 mod parse;
 mod plain;
+mod scan;
 
 pub use encode::{Numbers, Style, encode, encode_string, encode_to};
 pub use number::{go_default_text, go_float, is_float64};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::{MAX_DEPTH, Value};
+use super::{MAX_DEPTH, Value, scan};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JsonError {
@@ -254,19 +254,21 @@ impl Parser<'_> {
                 }
                 b'\\' => return self.escaped_string(start),
                 0..=0x1f => return Err(unexpected(byte, "in string literal")),
-                _ => self.at += 1,
+                _ => self.skip_run(),
             }
         }
         Err(self.cut())
+    }
+
+    fn skip_run(&mut self) {
+        self.at += scan::run(self.text.get(self.at..).unwrap_or_default(), scan::ends_run);
     }
 
     fn escaped_string(&mut self, start: usize) -> Result<String, JsonError> {
         let mut out = go_text(self.text.get(start..self.at).unwrap_or_default());
         loop {
             let run = self.at;
-            while !matches!(self.peek(), None | Some(b'"' | b'\\' | 0..=0x1f)) {
-                self.at += 1;
-            }
+            self.skip_run();
             out.push_str(&go_text(self.text.get(run..self.at).unwrap_or_default()));
             match self.peek() {
                 None => return Err(self.cut()),

@@ -1,6 +1,6 @@
 //! A quick check that a text may be passed on as it is.
 
-use super::MAX_DEPTH;
+use super::{MAX_DEPTH, scan};
 
 /// Whether `text` is one JSON value that every reader understands alike: valid UTF-8 and no escape of half
 /// a surrogate pair. Such a text can be embedded without decoding it. A `false` says nothing more than
@@ -135,7 +135,7 @@ impl Scanner<'_> {
                     };
                 }
                 0..=0x1f => return None,
-                _ => self.at += 1,
+                _ => self.at += scan::run(self.text.get(self.at..)?, scan::ends_run),
             }
         }
     }

@@ -34,7 +34,7 @@ pub(crate) async fn serve(
         initial.metadata,
         initial.dead_letter_topic.as_deref().unwrap_or_default(),
     );
-    let mut stream = match opened.await {
+    let mut stream = match opened {
         Ok(stream) => stream,
         Err(error) => return finish(reply, context, &error.into()),
     };

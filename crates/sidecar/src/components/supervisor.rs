@@ -89,7 +89,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
             ..shared.timing
         };
         let machine = Machine::new(timing, shared.clock.now());
-        let control: Control<T> = Handle::new(info, shared.clock, machine.status().clone());
+        let control = Control::new(info, shared.clock, machine.status().clone());
         Self {
             shared,
             recipe,

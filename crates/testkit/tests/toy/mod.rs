@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use outrigger_component_api::{
-    Bytes, Catalog, Component, ComponentError, Delete, Findings, Get, Handler, Message,
-    Open, Opener, Outcome, PubSub, PubSubFeatures, Publish, Reader, Set, Source, Spec,
-    StateFeatures, StateItem, StateStore, Stop, Subscribe, async_trait,
+    Bytes, Catalog, Component, ComponentError, Delete, Findings, Get, Handler, Message, Open,
+    Opener, Outcome, PubSub, PubSubFeatures, Publish, Reader, Set, Source, Spec, StateFeatures,
+    StateItem, StateStore, Stop, Subscribe, async_trait,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;

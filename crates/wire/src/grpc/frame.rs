@@ -111,7 +111,7 @@ impl MessageReader {
     ///
     /// # Errors
     /// When its prefix is not acceptable.
-    pub fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+    pub fn take(&mut self) -> Result<Option<Bytes>, FrameError> {
         let held: &[u8] = match &self.held {
             Held::Whole(bytes) => bytes,
             Held::Gathered(bytes) => bytes,
@@ -221,7 +221,7 @@ impl Messages {
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, FrameError>> {
         loop {
-            if let Some(message) = self.reader.next()? {
+            if let Some(message) = self.reader.take()? {
                 return Poll::Ready(Ok(Some(message)));
             }
             match std::task::ready!(self.stream.poll_data(context)) {
@@ -275,7 +275,7 @@ mod tests {
         let start = frame.as_ptr() as usize;
         let mut reader = MessageReader::new(100);
         reader.push(frame);
-        let message = reader.next().unwrap().unwrap();
+        let message = reader.take().unwrap().unwrap();
         assert_eq!(message.as_ptr() as usize, start + PREFIX);
     }
 
@@ -284,12 +284,12 @@ mod tests {
         let mut reader = MessageReader::new(3);
         reader.push(framed(b"hello"));
         assert_eq!(
-            reader.next().unwrap_err().to_string(),
+            reader.take().unwrap_err().to_string(),
             "grpc: received message larger than max (5 vs. 3)"
         );
         let mut reader = MessageReader::new(3);
         reader.push(Bytes::from_static(&[1, 0, 0, 0, 0]));
-        assert!(matches!(reader.next(), Err(FrameError::Compressed)));
+        assert!(matches!(reader.take(), Err(FrameError::Compressed)));
     }
 
     proptest! {
@@ -299,7 +299,7 @@ mod tests {
             let (mut reader, mut got) = (MessageReader::new(100), Vec::new());
             for piece in wire.chunks(cut) {
                 reader.push(Bytes::copy_from_slice(piece));
-                while let Some(message) = reader.next().unwrap() {
+                while let Some(message) = reader.take().unwrap() {
                     got.push(message.to_vec());
                 }
             }

@@ -132,19 +132,19 @@ impl Client {
             *request.method(),
             Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
         ) && request.body().is_empty();
-        while repeatable {
-            let Some(kept) = self.take_idle() else { break };
+        while let Some(kept) = self.take_idle() {
+            if !repeatable {
+                return self.exchange(kept, request).await;
+            }
             let again = copy_of(&request);
             match self.exchange(kept, request).await {
                 Err(ClientError::Closed(_)) => request = again,
                 outcome => return outcome,
             }
         }
-        let kept = match self.take_idle() {
-            Some(kept) => kept,
-            None => self.open().await?,
-        };
-        self.exchange(kept, request).await
+        // Rare and large: boxed, so that every request's future is small.
+        let fresh = Box::pin(self.open()).await?;
+        self.exchange(fresh, request).await
     }
 
     fn take_idle(&self) -> Option<Kept> {

@@ -170,7 +170,8 @@ impl Client {
         if let Some(place) = self.standing().await {
             return Ok(place);
         }
-        let lane = Lane::new(self.dial().await?);
+        // Rare and large: boxed, so that every request's future is small.
+        let lane = Lane::new(Box::pin(self.dial()).await?);
         let (sender, slot) = lane.take();
         self.lanes().push(lane);
         match sender.ready().await {
