@@ -72,6 +72,8 @@ impl Scope {
             name,
         };
         *lock(&self.inner.running).entry(name).or_insert(0) += 1;
+        // A task is moved several times while it is made: boxed, it is copied once.
+        let task = Box::pin(task);
         let owned = async move {
             let _guard = guard;
             task.await;

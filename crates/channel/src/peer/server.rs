@@ -3,7 +3,7 @@
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -175,7 +175,7 @@ impl PeerServer {
             None if whole => Body::EMPTY,
             piece => {
                 let mut incoming = Incoming::<Never>::new(messages, piece, later, "request", None);
-                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                let mut context = Context::from_waker(Waker::noop());
                 match incoming.poll_whole(&mut context) {
                     Some(bytes) => Body::Bytes(bytes),
                     None => Body::Stream {
@@ -260,9 +260,25 @@ impl PeerServer {
                 }
             }
             mut stream => {
-                // The head does not wait for the body.
-                out.send(codec::response(&answer, None)).await?;
-                while let Some(piece) = stream.next().await {
+                // The head does not wait for the body, and takes along what is there.
+                let mut context = Context::from_waker(Waker::noop());
+                let mut next = match stream.poll_next(&mut context) {
+                    Poll::Ready(Some(Ok(piece)))
+                        if !piece.is_empty() && piece.len() <= self.piece =>
+                    {
+                        out.send(codec::response(&answer, Some(&piece[..]))).await?;
+                        number = 1;
+                        stream.next().await
+                    }
+                    ready => {
+                        out.send(codec::response(&answer, None)).await?;
+                        match ready {
+                            Poll::Ready(piece) => piece,
+                            Poll::Pending => stream.next().await,
+                        }
+                    }
+                };
+                while let Some(piece) = next {
                     let Ok(mut piece) = piece else {
                         out.end(
                             HeaderMap::new(),
@@ -278,6 +294,7 @@ impl PeerServer {
                         .await?;
                         number += 1;
                     }
+                    next = stream.next().await;
                 }
             }
         }
