@@ -1,5 +1,6 @@
 //! `outrigger sidecar`: daprd's command line.
 
+use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use outrigger_config::Options;
@@ -61,9 +62,7 @@ pub(crate) fn start(
     began: Instant,
 ) -> u8 {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = options.worker_threads {
-        builder.worker_threads(threads);
-    }
+    builder.worker_threads(options.worker_threads.unwrap_or_else(usual_threads));
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -87,6 +86,12 @@ pub(crate) fn start(
     });
     outrigger_telemetry::log::flush();
     code
+}
+
+/// Half of the processors: the app has the other half, and calls that stay on one thread cost less.
+fn usual_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (processors / 2).max(1)
 }
 
 fn versions() -> Versions {

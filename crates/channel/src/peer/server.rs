@@ -261,8 +261,8 @@ impl PeerServer {
             }
             mut stream => {
                 // The head does not wait for the body, and takes along what is there.
-                let mut context = Context::from_waker(Waker::noop());
-                let mut next = match stream.poll_next(&mut context) {
+                let ready = stream.poll_next(&mut Context::from_waker(Waker::noop()));
+                let mut next = match ready {
                     Poll::Ready(Some(Ok(piece)))
                         if !piece.is_empty() && piece.len() <= self.piece =>
                     {

@@ -185,7 +185,7 @@ pub(super) const FLAGS: &[Flag] = &[
     ours("drain-timeout", "", Time(|d, v| not_negative(v, d.drain_timeout.get_or_insert_default())), "how long the end may take, 0: no limit; not given: graceful and block duration, else POD_TERMINATION_GRACE_PERIOD_SECONDS - 5s, else 25s"),
     ours("drain-quiet", "1s", Time(|d, v| not_negative(v, &mut d.lifecycle.drain_quiet)), "end once nothing was called for this long, after all work is done"),
     ours("state-json-numbers", "float64", Text(|d, v| exact(v, NUMBERS, "float64 or exact", &mut d.api.state_json_numbers)), "numbers in stored JSON: float64, as Dapr keeps them, or exact"),
-    ours("worker-threads", "0", Number(|d, v| threads(v, &mut d.worker_threads)), "threads that serve requests; 0: one per processor"),
+    ours("worker-threads", "0", Number(|d, v| threads(v, &mut d.worker_threads)), "threads that serve requests; 0: one for every two processors"),
 ];
 
 const PROTOCOLS: &[(&str, AppProtocol)] = &[

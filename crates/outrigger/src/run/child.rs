@@ -13,7 +13,7 @@ use tokio::process::Command;
 use super::output::Output;
 
 /// For its last lines.
-const LAST_LINES: Duration = Duration::from_millis(500);
+const LAST_LINES: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub(super) struct ChildSettings {
