@@ -18,7 +18,7 @@ pub struct Options {
     pub metrics: MetricsOptions,
     pub components: ComponentOptions,
     pub lifecycle: LifecycleOptions,
-    /// `--worker-threads`; absent means one per processor.
+    /// `--worker-threads`; absent means one for every two processors.
     pub worker_threads: Option<usize>,
     pub environment: Environment,
 }
