@@ -520,8 +520,7 @@ async fn end(
     tokio::join!(components, names);
 }
 
-/// Completes when somebody insists on the end: with another signal, or a forced stop over the API. The third signal ends
-/// the process on the spot.
+/// Completes when somebody insists on the end: with another signal, or a forced stop over the API.
 async fn insisted(signals: &mut Signals, stop: &mut mpsc::Receiver<StopRequest>, began: Instant) {
     loop {
         tokio::select! {
