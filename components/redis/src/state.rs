@@ -194,7 +194,7 @@ fn waiting(replicas: usize, why: &str) -> ComponentError {
 /// What a write came to. Without an etag it is refused only after a first write, which Dapr does not call a mismatch.
 fn stored(step: &Step, verdict: Verdict) -> Result<(), ComponentError> {
     match verdict {
-        Verdict::Refused if step.etag.is_empty() => {
+        Verdict::Refused if step.etag == write::ANY => {
             Err(ComponentError::failed(failed_to_set(&step.key)))
         }
         verdict => applied(verdict),

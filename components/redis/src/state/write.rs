@@ -130,7 +130,8 @@ impl Step {
     }
 }
 
-const ANY: &str = "0";
+/// In place of an etag: any will do.
+pub(super) const ANY: &str = "0";
 
 /// Redis keeps the moment of expiry in milliseconds in 64 bits.
 const LONGEST_TTL: i64 = 9_223_000_000_000_000;
