@@ -183,6 +183,18 @@ fn address(options: &Options) -> String {
         .unwrap_or_else(host::address)
 }
 
+/// Questions that the app is not asked.
+fn skipped(options: &Options) {
+    for (asked, what) in [
+        (options.app.reads_config, "dapr configuration"),
+        (options.app.reads_subscriptions, "subscription"),
+    ] {
+        if !asked {
+            warn!(target: SCOPE, "Skipping programmatic {what} loading (see 'disable-init-endpoints' flag/annotation)");
+        }
+    }
+}
+
 /// Where peers find us: who listens on loopback alone cannot be reached elsewhere.
 fn reachable(options: &Options) -> String {
     match options.internal.listen_address.as_str() {
@@ -269,6 +281,9 @@ impl Assembly {
         };
         resources.load().await?;
         let eager = resources.components.eager();
+        if app.is_some() {
+            skipped(options);
+        }
         if let Some(app) = &app {
             let keeper = GateKeeper {
                 app: app.clone(),
