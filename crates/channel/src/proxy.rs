@@ -288,9 +288,9 @@ impl Proxy {
     /// Says who calls whom; what the caller said of that is gone.
     fn stamp(&self, headers: &mut HeaderMap, callee: &str) {
         let stamp = self.peers.stamp();
+        headers.remove(CALLER_NAMESPACE);
         for (name, value) in [
             (CALLER_APP_ID, stamp.app_id.as_str()),
-            (CALLER_NAMESPACE, stamp.namespace.as_str()),
             (CALLEE_APP_ID, callee),
         ] {
             match HeaderValue::from_str(value) {

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_blocks::fields::{CALLEE_APP_ID, CALLER_APP_ID, CALLER_NAMESPACE, TRACE_PARENT};
 use outrigger_blocks::invoke::{Call, CallFailure, PeerClient, Reply, ReplyStatus};
 use outrigger_core::error::GrpcCode;
-use outrigger_core::{AppId, Body, Namespace};
+use outrigger_core::{AppId, Body, BodyError, Namespace};
 use outrigger_lifecycle::Scope;
 use outrigger_proto::Message as _;
 use outrigger_proto::dapr::proto::internals::v1 as internals;
@@ -206,23 +206,30 @@ impl PeerPool {
         let (mut requests, answer) = started.halves();
         let mut sending: Sending = Box::pin(async move {
             if http2::send(&mut requests, message, false).await.is_err() {
-                return;
+                return Ok(());
             }
-            match send_rest(&mut requests, rest, u64::from(first.is_some()), size).await {
-                Ok(()) => {
-                    requests.send_data(Bytes::new(), true).ok();
-                }
-                Err(_) => requests.send_reset(h2::Reason::CANCEL),
+            let sent = send_rest(&mut requests, rest, u64::from(first.is_some()), size).await;
+            if sent.is_ok() {
+                requests.send_data(Bytes::new(), true).ok();
+            } else {
+                requests.send_reset(h2::Reason::CANCEL);
             }
+            sent
         });
         // A reply may begin before the request has ended.
         let mut answer = pin!(answer);
         let mut sent = false;
         let replies = poll_fn(|context| {
-            sent = sent || sending.as_mut().poll(context).is_ready();
-            answer.as_mut().poll(context)
+            if !sent && let Poll::Ready(outcome) = sending.as_mut().poll(context) {
+                sent = true;
+                if let Err(cause) = outcome {
+                    // What the peer says to a request that broke off is not the cause.
+                    return Poll::Ready(Err(CallFailure::plain(cause.to_string())));
+                }
+            }
+            answer.as_mut().poll(context).map_err(failure)
         });
-        let replies = replies.await.map_err(failure)?;
+        let replies = replies.await?;
         reply(replies, (!sent).then_some(sending)).await
     }
 
@@ -266,7 +273,7 @@ impl PeerPool {
     }
 }
 
-type Sending = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Sending = Pin<Box<dyn Future<Output = Result<(), BodyError>> + Send>>;
 
 /// Reads the first message of a reply, and makes the rest its body.
 async fn reply(

@@ -35,7 +35,7 @@ pub(super) struct Incoming<S> {
     sending: Option<S>,
 }
 
-impl<S: Future<Output = ()> + Unpin> Incoming<S> {
+impl<S: Future + Unpin> Incoming<S> {
     pub(super) fn new(
         messages: Messages,
         first: Option<Piece>,
@@ -118,7 +118,7 @@ impl<S: Future<Output = ()> + Unpin> Incoming<S> {
     }
 }
 
-impl<S: Future<Output = ()> + Unpin> Stream for Incoming<S> {
+impl<S: Future + Unpin> Stream for Incoming<S> {
     type Item = Result<Bytes, BodyError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {

@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -283,8 +284,14 @@ where
         let (mut reader, mut writer) = tokio::io::split(&mut self.connection);
         let mut pump = pin!(pump(&mut reader, &mut self.buffer, framing, limit, sender));
         let out = &mut self.out;
+        // Whoever answers ahead of the end of a body that cannot be read has to say that nothing follows.
+        let is_spoilt = AtomicBool::new(length.is_some_and(|length| length > limit));
         let work = async {
             let response = (self.handler)(request).await;
+            let about = About {
+                keep_alive: about.keep_alive && !is_spoilt.load(Ordering::Relaxed),
+                ..about
+            };
             write_response(&mut writer, out, about, response, stop).await
         };
         let mut work = pin!(work);
@@ -296,7 +303,12 @@ where
                 done = &mut pump, if body_done.is_none() => match done {
                     // The client is gone: nobody waits for the answer.
                     Pumped::Cut => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    done => body_done = Some(done),
+                    done => {
+                        if matches!(done, Pumped::Broken) {
+                            is_spoilt.store(true, Ordering::Relaxed);
+                        }
+                        body_done = Some(done);
+                    }
                 },
             }
         };
