@@ -55,6 +55,32 @@ pub fn redact_urls(text: &str) -> String {
         rest = tail;
     }
     out.push_str(rest);
+    redact_words(&out)
+}
+
+/// The same for `user:password@host` without a scheme.
+fn redact_words(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('@') {
+        let starts = |c: char| c.is_whitespace() || "/\"'`<>()[],;=".contains(c);
+        let start = before
+            .char_indices()
+            .rfind(|(_, c)| starts(*c))
+            .map_or(0, |(at, c)| at + c.len_utf8());
+        let (head, word) = before.split_at(start);
+        out.push_str(head);
+        match word.split_once(':') {
+            Some((user, password)) if !user.is_empty() && !password.is_empty() => {
+                out.push_str(user);
+                out.push_str(":***");
+            }
+            _ => out.push_str(word),
+        }
+        out.push('@');
+        rest = after;
+    }
+    out.push_str(rest);
     out
 }
 
@@ -74,6 +100,10 @@ mod tests {
             "dial amqp://guest:***@h:5672/x failed, see http://docs/y"
         );
         assert_eq!(redact_urls("no url"), "no url");
+        assert_eq!(
+            redact_urls("connecting to [usr:Top@h:1]:6379: lookup usr:Top@h, ask a@b or t:x"),
+            "connecting to [usr:***@h:1]:6379: lookup usr:***@h, ask a@b or t:x"
+        );
     }
 
     #[test]

@@ -105,8 +105,9 @@ impl Api {
         let (mut head, body) = request.into_parts();
         let uri = head.uri.clone();
         let shown = path::decoded(uri.path());
+        // Dapr: no path with this word is traced; only our own health is no work in hand.
         let is_health = shown.contains("/healthz");
-        let running = (!is_health).then(|| self.blocks.activity.begin());
+        let running = (!is_open(&shown)).then(|| self.blocks.activity.begin());
         let mut trail = Trail {
             span: Span::passing(TraceContext::default()),
             route: &INVOKE,
@@ -258,7 +259,7 @@ impl Api {
         let right = given.is_some_and(|given| {
             equal_in_constant_time(given.as_bytes(), token.reveal().as_bytes())
         });
-        right || (*method == Method::GET && is_open(shown.trim_matches('/')))
+        right || (*method == Method::GET && is_open(shown))
     }
 
     async fn dispatch(
@@ -324,9 +325,12 @@ pub(crate) fn trace_texts(context: &TraceContext) -> (String, String) {
     }
 }
 
-/// Paths that ask for no token.
+/// Paths that ask for no token. What is judged is what will be routed.
 fn is_open(path: &str) -> bool {
-    path == "v1.0/healthz" || path.starts_with("v1.0/healthz/")
+    matches!(
+        path::clean(path).trim_matches('/'),
+        "v1.0/healthz" | "v1.0/healthz/outbound" | "v1.0/healthz/live"
+    )
 }
 
 /// The trace that a request came with.
@@ -537,4 +541,30 @@ impl Drop for Counted {
 /// Marks a reply whose length is not told.
 pub(crate) fn streamed(response: &mut Response<Body>) {
     response.extensions_mut().insert(Streamed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_health_itself_asks_for_no_token_however_the_path_is_written() {
+        for path in [
+            "/v1.0/healthz",
+            "/v1.0/healthz/",
+            "/v1.0//healthz/outbound",
+            "/v1.0/state/../healthz/live",
+        ] {
+            assert!(is_open(path), "{path}");
+        }
+        for path in [
+            "/v1.0/healthz/outbound/../../secrets/env/bulk",
+            "/v1.0/healthz/./../secrets/env/HOME",
+            "/v1.0/healthz//../state/st/a",
+            "/v1.0/healthz/x",
+            "/v1.0/invoke/a/method/healthz",
+        ] {
+            assert!(!is_open(path), "{path}");
+        }
+    }
 }

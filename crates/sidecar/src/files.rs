@@ -4,6 +4,9 @@ use std::path::Path;
 
 use outrigger_config::SourceFile;
 
+/// Far more than anyone writes; whatever is larger got here by mistake, and would be worked on for minutes.
+const LARGEST: u64 = 4 << 20;
+
 /// The texts of `--config` files, in their order.
 ///
 /// # Errors
@@ -52,10 +55,20 @@ fn is_resource(path: &Path) -> bool {
     let known = path.extension().is_some_and(|extension| {
         extension.eq_ignore_ascii_case("yaml") || extension.eq_ignore_ascii_case("yml")
     });
-    known && path.is_file()
+    known && !path.is_dir()
 }
 
 fn read(path: &Path) -> Result<String, String> {
+    let about = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    if !about.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
+    let length = about.len();
+    if length > LARGEST {
+        return Err(format!(
+            "it has {length} bytes, more than the {LARGEST} that a file of resources may have"
+        ));
+    }
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     String::from_utf8(bytes).map_err(|error| {
         let line = error
@@ -80,11 +93,14 @@ mod tests {
         std::fs::write(folder.join("b.yaml"), "kind: x").unwrap();
         std::fs::write(folder.join("a.YML"), b"one\ntwo\xff").unwrap();
         std::fs::write(folder.join("c.txt"), "ignored").unwrap();
+        let huge = usize::try_from(LARGEST).unwrap() + 1;
+        std::fs::write(folder.join("d.yml"), "#".repeat(huge)).unwrap();
         let (files, unreadable) = read_resources(&[folder.display().to_string()]).unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(files.len(), 1);
         assert!(files[0].0.ends_with("b.yaml"));
         assert_eq!(unreadable[0].1, "line 2 is no UTF-8");
+        assert!(unreadable[1].1.contains("4194305 bytes"));
         assert!(
             read_resources(&["/does/not/exist".to_owned()])
                 .unwrap_err()

@@ -91,7 +91,8 @@ pub async fn run(start: Start) -> Result<u8, String> {
         warn!(target: SCOPE, "{warning}");
     }
     Ok(match begin(start, host_name).await {
-        Ok(life) => life.run().await,
+        Ok(Some(life)) => life.run().await,
+        Ok(None) => 0,
         Err(why) => {
             error!(target: SCOPE, fatal = true, "Fatal error from runtime: {why}");
             1
@@ -99,7 +100,8 @@ pub async fn run(start: Start) -> Result<u8, String> {
     })
 }
 
-async fn begin(start: Start, host_name: String) -> Result<Life, String> {
+/// Nothing, if the process was told to stop meanwhile.
+async fn begin(start: Start, host_name: String) -> Result<Option<Life>, String> {
     let Start {
         options,
         catalog,
@@ -136,7 +138,15 @@ async fn begin(start: Start, host_name: String) -> Result<Life, String> {
         tracer,
         started,
     };
-    assembly.build(listeners, companion, signals).await
+    let mut early =
+        Signals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
+    tokio::select! {
+        life = Box::pin(assembly.build(listeners, companion, signals)) => life.map(Some),
+        name = early.stopped() => {
+            info!(target: SCOPE, "Received signal '{name}' while starting; ending");
+            Ok(None)
+        }
+    }
 }
 
 fn configuration(options: &Options) -> Result<Configuration, String> {

@@ -20,7 +20,12 @@ pub(crate) struct Signals {
     hangup: Signal,
     quit: Signal,
     first_user: Signal,
+    /// Of no meaning to us; without a handler they would end the process.
+    _ignored: Vec<Signal>,
 }
+
+/// USR2, ALRM, XCPU, VTALRM, PROF, IO, PWR.
+const IGNORED: [i32; 7] = [12, 14, 24, 26, 27, 29, 30];
 
 impl Signals {
     /// # Errors
@@ -32,7 +37,21 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             quit: signal(SignalKind::quit())?,
             first_user: signal(SignalKind::user_defined1())?,
+            // The numbers are those of Linux; where one cannot be had it stays as it is.
+            _ignored: IGNORED
+                .iter()
+                .filter_map(|number| signal(SignalKind::from_raw(*number)).ok())
+                .collect(),
         })
+    }
+
+    /// Waits until the process is told to stop; the signal's name.
+    pub(crate) async fn stopped(&mut self) -> &'static str {
+        loop {
+            if let Told::Stop(name) = self.next().await {
+                return name;
+            }
+        }
     }
 
     /// # Cancel safety
