@@ -22,14 +22,15 @@ pub fn read_configuration(paths: &[String]) -> Result<Vec<SourceFile>, String> {
         .collect()
 }
 
+/// A file that cannot be read, and why.
+pub type Unreadable = (String, String);
+
 /// The resource files directly inside folders, in the order of the folders and of the names within them. Beside them
 /// come the files that cannot be read, and why.
 ///
 /// # Errors
 /// When a folder cannot be read.
-pub fn read_resources(
-    folders: &[String],
-) -> Result<(Vec<SourceFile>, Vec<(String, String)>), String> {
+pub fn read_resources(folders: &[String]) -> Result<(Vec<SourceFile>, Vec<Unreadable>), String> {
     let (mut files, mut unreadable) = (Vec::new(), Vec::new());
     for folder in folders {
         let entries = std::fs::read_dir(folder)

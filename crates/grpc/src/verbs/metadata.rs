@@ -9,7 +9,6 @@ use outrigger_wire::grpc::Status;
 
 use crate::pipeline::{Api, Context};
 
-#[expect(clippy::unused_async, reason = "verbs have one form")]
 pub(super) async fn get(
     api: &Api,
     _: &mut Context,
@@ -18,7 +17,6 @@ pub(super) async fn get(
     Ok(message(api.blocks.metadata.document()))
 }
 
-#[expect(clippy::unused_async, reason = "verbs have one form")]
 pub(super) async fn set(
     api: &Api,
     _: &mut Context,

@@ -115,7 +115,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
         let (shared, recipe) = (self.shared.clone(), self.recipe.clone());
         let mut neighbours = shared.neighbours.subscribe();
         if let Some(fault) = self.fault.take() {
-            self.event(Event::Refused(fault)).await;
+            self.event(Event::Refused(fault));
         }
         let mut wanted = !self.lazy;
         loop {
@@ -136,33 +136,33 @@ impl<T: Component + ?Sized> Supervisor<T> {
             };
             match woken {
                 Woken::Stopped => break,
-                Woken::Dependencies => self.event(Event::DependenciesReady).await,
+                Woken::Dependencies => self.event(Event::DependenciesReady),
                 Woken::Attempted(outcome) => self.attempted(outcome).await,
                 Woken::Pinged(outcome) => {
                     self.ping = None;
                     if outcome.is_err() {
                         shared.metrics.component_ping_failures.add([self.name()], 1);
                     }
-                    self.event(Event::Pinged(outcome)).await;
+                    self.event(Event::Pinged(outcome));
                 }
-                Woken::Lost(error) => self.event(Event::Lost(error.into_failure())).await,
+                Woken::Lost(error) => self.event(Event::Lost(error.into_failure())),
                 Woken::Signal(Signal::Wanted) => {
                     wanted = true;
-                    self.event(Event::Kicked(Kick::Call)).await;
+                    self.event(Event::Kicked(Kick::Call));
                 }
-                Woken::Signal(Signal::Suspected) => self.event(Event::Suspected).await,
-                Woken::Kicked => self.event(Event::Kicked(Kick::News)).await,
+                Woken::Signal(Signal::Suspected) => self.event(Event::Suspected),
+                Woken::Kicked => self.event(Event::Kicked(Kick::News)),
                 Woken::Neighbour(server) => {
                     if self.machine.status().state == State::Unavailable
                         && self.recipe.server().is_some_and(|own| own == server)
                     {
-                        self.event(Event::Kicked(Kick::News)).await;
+                        self.event(Event::Kicked(Kick::News));
                     }
                 }
                 Woken::Due => {
                     let used = self.handle.last_used();
                     self.machine.used(used);
-                    self.event(Event::Due).await;
+                    self.event(Event::Due);
                 }
             }
         }
@@ -209,7 +209,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                         .component_reconnects
                         .add([self.name()], 1);
                 }
-                self.event(Event::Attempted(Ok(()))).await;
+                self.event(Event::Attempted(Ok(())));
                 if let Some(server) = self.recipe.server() {
                     self.shared.neighbours.send(server).ok();
                 }
@@ -227,7 +227,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 if self.shared.strict && !info.optional && !self.machine.status().was_ready {
                     self.give_up(&failure);
                 }
-                self.event(Event::Attempted(Err(failure))).await;
+                self.event(Event::Attempted(Err(failure)));
             }
         }
     }
@@ -247,7 +247,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
     }
 
     /// Gives the machine an event, does what it asks for, shows what it is then.
-    async fn event(&mut self, event: Event) {
+    fn event(&mut self, event: Event) {
         let before = self.machine.status().state;
         let actions = self
             .machine
