@@ -21,6 +21,6 @@ mod subscriptions;
 mod telemetry;
 
 pub use components::compile_rule;
-pub use files::{read_configuration, read_resources};
+pub use files::{Unreadable, read_configuration, read_resources};
 pub use life::Companion;
 pub use sidecar::{Start, Versions, run};

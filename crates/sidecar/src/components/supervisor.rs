@@ -137,7 +137,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
             match woken {
                 Woken::Stopped => break,
                 Woken::Dependencies => self.event(Event::DependenciesReady),
-                Woken::Attempted(outcome) => self.attempted(outcome).await,
+                Woken::Attempted(outcome) => self.attempted(outcome),
                 Woken::Pinged(outcome) => {
                     self.ping = None;
                     if outcome.is_err() {
@@ -179,7 +179,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
         self.handle.info.name.as_str()
     }
 
-    async fn attempted(&mut self, outcome: Result<Connected<T>, Failure>) {
+    fn attempted(&mut self, outcome: Result<Connected<T>, Failure>) {
         self.attempt = None;
         let info = &self.handle.info;
         let result = if outcome.is_ok() {
