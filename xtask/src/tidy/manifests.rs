@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 const PREFIX: &str = "outrigger-";
-const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+/// How a package of a registry is named; one from a repository begins with `git+`.
+const REGISTRY: &str = "registry+";
 const LICENCE: &str = "Apache-2.0";
 
 /// When a dependency is linked.
@@ -99,7 +100,7 @@ pub(super) fn lock_faults(lock: &str) -> Vec<String> {
     let sources = lock
         .lines()
         .filter_map(|line| line.strip_prefix("source = "));
-    let strange = sources.filter(|source| source.trim_matches('"') != REGISTRY);
+    let strange = sources.filter(|source| !source.trim_matches('"').starts_with(REGISTRY));
     strange
         .map(|source| format!("Cargo.lock has a package from {source}"))
         .collect()
@@ -138,7 +139,9 @@ mod tests {
 
     #[test]
     fn a_package_from_a_git_repository_is_named() {
-        let lock = format!("source = \"{REGISTRY}\"\nsource = \"git+https://example.org/x\"\n");
+        let lock = format!(
+            "source = \"{REGISTRY}https://example.org/index\"\nsource = \"git+https://example.org/x\"\n"
+        );
         assert_eq!(
             lock_faults(&lock),
             ["Cargo.lock has a package from \"git+https://example.org/x\""]
