@@ -191,10 +191,11 @@ fn waiting(replicas: usize, why: &str) -> ComponentError {
     ))
 }
 
-/// What a write came to. Without an etag it is refused only after a first write, which Dapr does not call a mismatch.
+/// What a write came to. Without an etag it is refused only after a first write.
+/// Dapr then calls nothing a mismatch; to us another first write is one, for it asked for what it did not get.
 fn stored(step: &Step, verdict: Verdict) -> Result<(), ComponentError> {
     match verdict {
-        Verdict::Refused if step.etag == write::ANY => {
+        Verdict::Refused if step.etag == write::ANY && !step.is_first_write() => {
             Err(ComponentError::failed(failed_to_set(&step.key)))
         }
         verdict => applied(verdict),

@@ -46,19 +46,17 @@ async fn a_first_write_is_recorded_beside_the_value_on_real_redis() {
     let (store, raw) = shared(&[]).await;
     store.set(&first_write(set("first", "1"))).await.unwrap();
     assert_eq!(hash(&raw, "first").await, "data=1 first-write=0 version=1");
-    for refused in [
-        first_write(set("first", "2")),
-        set("first", "2"),
-        Set {
-            concurrency: Concurrency::LastWrite,
-            ..set("first", "2")
-        },
-        with_etag(set("first", "2"), "9"),
+    let last = Set {
+        concurrency: Concurrency::LastWrite,
+        ..set("first", "2")
+    };
+    for (refused, expected) in [
+        (first_write(set("first", "2")), ErrorKind::EtagMismatch),
+        (with_etag(set("first", "2"), "9"), ErrorKind::EtagMismatch),
+        (set("first", "2"), ErrorKind::Failed),
+        (last, ErrorKind::Failed),
     ] {
-        assert_eq!(
-            kind(store.set(&refused).await),
-            Some(ErrorKind::EtagMismatch)
-        );
+        assert_eq!(kind(store.set(&refused).await), Some(expected));
     }
     store
         .set(&first_write(with_etag(set("first", "4"), "1")))

@@ -100,8 +100,22 @@ pub async fn run(start: Start) -> Result<u8, String> {
     })
 }
 
-/// Nothing, if the process was told to stop meanwhile.
+/// Everything up to a running sidecar, or nothing if the process is told to stop meanwhile: a port that is not free yet and
+/// a slow disk take their time.
 async fn begin(start: Start, host_name: String) -> Result<Option<Life>, String> {
+    let listen =
+        || Signals::listen().map_err(|error| format!("cannot listen for signals: {error}"));
+    let (signals, mut early) = (listen()?, listen()?);
+    tokio::select! {
+        life = Box::pin(assemble(start, host_name, signals)) => life.map(Some),
+        name = early.stopped() => {
+            info!(target: SCOPE, "Received signal '{name}' while starting; ending");
+            Ok(None)
+        }
+    }
+}
+
+async fn assemble(start: Start, host_name: String, signals: Signals) -> Result<Life, String> {
     let Start {
         options,
         catalog,
@@ -110,8 +124,6 @@ async fn begin(start: Start, host_name: String) -> Result<Option<Life>, String> 
         began: started,
         ..
     } = start;
-    let signals =
-        Signals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
     info!(target: SCOPE, "Starting Outrigger {} -- version {} -- commit {}", versions.own, versions.dapr, versions.commit);
     let configuration = Arc::new(configuration(&options)?);
     let listeners = listeners::bind(&options, &host_name).await?;
@@ -138,15 +150,7 @@ async fn begin(start: Start, host_name: String) -> Result<Option<Life>, String> 
         tracer,
         started,
     };
-    let mut early =
-        Signals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
-    tokio::select! {
-        life = Box::pin(assembly.build(listeners, companion, signals)) => life.map(Some),
-        name = early.stopped() => {
-            info!(target: SCOPE, "Received signal '{name}' while starting; ending");
-            Ok(None)
-        }
-    }
+    assembly.build(listeners, companion, signals).await
 }
 
 fn configuration(options: &Options) -> Result<Configuration, String> {

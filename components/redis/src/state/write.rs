@@ -61,6 +61,10 @@ impl Form {
 }
 
 impl Step {
+    pub(super) fn is_first_write(&self) -> bool {
+        matches!(self.verb, Verb::Set { mark: true, .. })
+    }
+
     /// `mark` is false inside of transactions.
     pub(super) fn set(
         request: &Set,
