@@ -16,7 +16,8 @@ HEAD = """# Flags
 
 Every flag and environment variable of `daprd` 1.18.2 is taken, with one dash or two, as `--flag value` or `--flag=value`. Those of
 Outrigger alone come first; each has an environment variable, which the flag overrides. A flag that does not exist is refused, with
-the nearest one that does. `outrigger sidecar --help` prints the same list.
+the nearest one that does. `outrigger sidecar --help` prints the same list. A duration is written with its units: `500ms`, `10s`,
+`1m30s`.
 
 `outrigger run` takes them all and `--app-stop-timeout` (10s), which is how long the app gets to end by itself.
 """
