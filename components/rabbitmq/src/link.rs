@@ -104,10 +104,9 @@ impl Link {
     pub(crate) fn blame(&self, cause: &lapin::Error, doing: &str) -> ComponentError {
         let told = error::call(cause, doing);
         match self.end.get() {
-            Some(end) if told.doubts_connection() => ComponentError {
-                kind: end.kind,
-                message: format!("{doing}: {}", end.message),
-            },
+            Some(end) if told.doubts_connection() => {
+                ComponentError::new(end.kind, format!("{doing}: {}", end.message))
+            }
             _ => told,
         }
     }

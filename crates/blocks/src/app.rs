@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use outrigger_core::Metadata;
 use outrigger_core::json::Value;
+use outrigger_policy::Code;
 
 use crate::invoke::{Call, CallFailure, Reply};
 
@@ -18,12 +19,21 @@ pub enum Verdict {
     Success,
     /// Try again, by policy or by the broker.
     Retry(String),
+    /// The same, for an answer whose status policies are matched on.
+    Refused(Code, String),
     /// Do not try again; a copy goes to the dead letter topic.
     Drop(String),
     /// Do not try again, and leave no copy.
     Forget(String),
     /// The app could not be reached at all: it is away, and the message has not failed.
     Away(String),
+}
+
+impl Verdict {
+    /// Whether the message is still to be delivered.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Retry(_) | Self::Refused(..) | Self::Away(_))
+    }
 }
 
 /// A message on its way to the app.

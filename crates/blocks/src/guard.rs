@@ -1,7 +1,8 @@
-//! One place through which every call to a component goes: waiting for it, measuring it, doubting its connection.
+//! One place through which every call to a component goes: waiting for it, its policies, measuring it, doubting its
+//! connection.
 //!
-//! Order: the instance (bounded wait), the call, the metrics, the consequences of a broken connection. Policies take their
-//! place around the call.
+//! Order: the instance (bounded wait), the breaker, the call within its time, what follows; then the metrics. A component
+//! that is not ready is no failure of what the breaker protects, so it is asked about first.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,22 +10,30 @@ use std::time::{Duration, Instant};
 
 use outrigger_component_api::{ComponentError, Kind};
 use outrigger_core::ApiError;
+use outrigger_policy::Code;
+use outrigger_resiliency::{
+    ComponentKind, Ending, Flow, Judged, Key, Operation, Refusal, Resiliency, Step, Target, limited,
+};
 use outrigger_telemetry::Metrics;
 
 use crate::component::{Handle, Instance, Patience};
+use crate::errors::policy as told;
 
 /// What every building block needs to call components.
 #[derive(Clone, Debug)]
 pub struct Guard {
     pub metrics: Arc<Metrics>,
     pub patience: Patience,
+    pub resiliency: Arc<Resiliency>,
 }
 
 /// Why a call did not succeed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Failed {
     /// The component was not asked, or its connection broke: the caller is told this.
     Unavailable(Box<ApiError>),
+    /// The call is not to be made at all: the caller is told this.
+    Refused(Box<ApiError>),
     /// The component answered with an error; the building block has words for it.
     Component(ComponentError),
 }
@@ -33,9 +42,72 @@ impl Failed {
     /// The answer to the caller, with the building block's words for a component's own error.
     pub fn told(self, words: impl FnOnce(&ComponentError) -> ApiError) -> ApiError {
         match self {
-            Self::Unavailable(error) => *error,
+            Self::Unavailable(error) | Self::Refused(error) => *error,
             Self::Component(error) => words(&error),
         }
+    }
+
+    /// The breaker lets no call through.
+    pub(crate) fn rejected(refusal: &Refusal) -> Self {
+        if refusal.precise {
+            Self::Refused(Box::new(told::circuit_open(refusal)))
+        } else {
+            Self::Component(ComponentError::failed(refusal.to_string()))
+        }
+    }
+
+    /// The call took longer than its policy allows.
+    pub(crate) fn timed_out(target: &Target) -> Self {
+        if target.is_precise() {
+            Self::Refused(Box::new(told::timed_out()))
+        } else {
+            Self::Component(ComponentError::failed(told::TIMED_OUT))
+        }
+    }
+
+    /// What policies make of it; `codes` finds the status that retries are matched on.
+    fn ending(&self, codes: Codes) -> Ending<'_> {
+        match self {
+            Self::Unavailable(error) => Ending::Failed(Judged {
+                neutral: true,
+                ..Judged::plain(&error.message)
+            }),
+            // An entity tag that does not fit is an answer, and the same one the next time.
+            Self::Component(error) if error.is_etag() => Ending::Success,
+            Self::Refused(_) => Ending::Success,
+            Self::Component(error) => Ending::Failed(Judged {
+                failure: outrigger_policy::Failure {
+                    code: codes(error),
+                    ..Default::default()
+                },
+                ..Judged::plain(&error.message)
+            }),
+        }
+    }
+}
+
+/// Finds the status that retries are matched on; for most building blocks there is none.
+pub type Codes = fn(&ComponentError) -> Option<Code>;
+
+impl From<ComponentError> for Failed {
+    fn from(error: ComponentError) -> Self {
+        Self::Component(error)
+    }
+}
+
+impl From<ApiError> for Failed {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(Box::new(error))
+    }
+}
+
+/// The kind of a component, as policies name it; none apply to name resolution.
+fn policy_kind(kind: Kind) -> Option<ComponentKind> {
+    match kind {
+        Kind::State => Some(ComponentKind::Statestore),
+        Kind::PubSub => Some(ComponentKind::Pubsub),
+        Kind::Secrets => Some(ComponentKind::Secretstore),
+        Kind::Names => None,
     }
 }
 
@@ -48,7 +120,16 @@ impl Guard {
         &self,
         handle: &Arc<Handle<T>>,
     ) -> Result<Arc<Instance<T>>, ApiError> {
-        let ready = handle.ready(self.patience).await;
+        self.ready_within(handle, None).await
+    }
+
+    async fn ready_within<T: ?Sized>(
+        &self,
+        handle: &Arc<Handle<T>>,
+        limit: Option<Duration>,
+    ) -> Result<Arc<Instance<T>>, ApiError> {
+        let wait = limit.map_or(self.patience.wait, |limit| limit.min(self.patience.wait));
+        let ready = handle.ready(Patience { wait }).await;
         if let Err(error) = &ready {
             self.metrics
                 .component_rejected_calls
@@ -58,11 +139,12 @@ impl Guard {
         ready
     }
 
-    /// Calls a component and records the outcome under `operation`.
+    /// Calls a component under its policies and records the outcome under `operation`. `call` may be asked more than once,
+    /// each time with the instance that serves then.
     ///
     /// # Errors
     /// See [`Failed`].
-    pub async fn call<T, R, F>(
+    pub async fn call<T, R, F, A>(
         &self,
         handle: &Arc<Handle<T>>,
         operation: &'static str,
@@ -70,14 +152,93 @@ impl Guard {
     ) -> Result<R, Failed>
     where
         T: ?Sized,
-        F: Future<Output = Result<R, ComponentError>>,
+        F: FnMut(Arc<Instance<T>>) -> A,
+        A: Future<Output = Result<R, Failed>>,
     {
         let started = Instant::now();
-        let outcome = call.await;
-        self.record(handle, operation, outcome.is_ok(), started.elapsed());
+        let outcome = self.run(handle, |_| None, call).await;
+        // Who was not asked is not measured.
+        if !matches!(outcome, Err(Failed::Unavailable(_) | Failed::Refused(_))) {
+            self.record(handle, operation, outcome.is_ok(), started.elapsed());
+        }
         outcome
-            .map_err(|error| self.judge(handle, error))
-            .inspect(|_| handle.used())
+    }
+
+    /// Calls a component under its policies.
+    ///
+    /// # Errors
+    /// See [`Failed`].
+    pub async fn run<T, R, F, A>(
+        &self,
+        handle: &Arc<Handle<T>>,
+        codes: Codes,
+        mut call: F,
+    ) -> Result<R, Failed>
+    where
+        T: ?Sized,
+        F: FnMut(Arc<Instance<T>>) -> A,
+        A: Future<Output = Result<R, Failed>>,
+    {
+        let name = handle.info.name.as_str();
+        let target = policy_kind(handle.info.kind)
+            .and_then(|kind| self.resiliency.component(name, kind, Flow::Outbound));
+        let Some(target) = target else {
+            let instance = self.ready(handle).await.map_err(unavailable)?;
+            return self.judged(handle, call(instance).await);
+        };
+        let mut operation = Operation::begin(&target, component_key(&target, name), None);
+        loop {
+            let (outcome, step) = match self.ready_within(handle, operation.time_left()).await {
+                Err(error) => {
+                    let failed = unavailable(error);
+                    let step = match failed.ending(codes) {
+                        Ending::Failed(judged) => operation.unmade(&judged),
+                        Ending::Success | Ending::TimedOut => Step::Deliver,
+                    };
+                    (Err(failed), step)
+                }
+                Ok(instance) => {
+                    let pass = operation
+                        .attempt()
+                        .map_err(|refusal| Failed::rejected(&refusal))?;
+                    match limited(&pass, call(instance)).await {
+                        None => {
+                            let step = operation.conclude(pass, Ending::TimedOut);
+                            (Err(Failed::timed_out(&target)), step)
+                        }
+                        Some(outcome) => {
+                            let outcome = self.judged(handle, outcome);
+                            let ending = match &outcome {
+                                Ok(_) => Ending::Success,
+                                Err(failed) => failed.ending(codes),
+                            };
+                            let step = operation.conclude(pass, ending);
+                            (outcome, step)
+                        }
+                    }
+                }
+            };
+            match step {
+                Step::Deliver => return outcome,
+                Step::Retry(at) => operation.pause(at).await,
+            }
+        }
+    }
+
+    /// What an outcome says of the connection.
+    fn judged<T: ?Sized, R>(
+        &self,
+        handle: &Arc<Handle<T>>,
+        outcome: Result<R, Failed>,
+    ) -> Result<R, Failed> {
+        match outcome {
+            Ok(value) => {
+                handle.used();
+                Ok(value)
+            }
+            Err(Failed::Component(error)) => Err(self.judge(handle, error)),
+            other => other,
+        }
     }
 
     /// What an error of a component means for its connection and for the caller.
@@ -121,6 +282,20 @@ impl Guard {
             Kind::PubSub | Kind::Names => {}
         }
     }
+}
+
+/// Of a component's breaker: it has one for each direction.
+pub(crate) fn component_key<'k>(target: &'k Target, name: &'k str) -> Key<'k> {
+    let breaker = target.plan().breaker.as_ref();
+    Key {
+        prefix: breaker.map_or("", |slot| &slot.name),
+        joint: "-",
+        within: name,
+    }
+}
+
+fn unavailable(error: ApiError) -> Failed {
+    Failed::Unavailable(Box::new(error))
 }
 
 /// Latencies are recorded in whole milliseconds, as Dapr does; most calls count as zero.

@@ -4,6 +4,9 @@
 //! fields use the vocabulary of the `http` crate, which is types only: the app at the other end may speak gRPC, and
 //! `outrigger-channel` translates.
 
+mod policy;
+mod replay;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +16,8 @@ use http::{HeaderMap, Method};
 use outrigger_core::error::{ApiError, GrpcCode, rpc_text};
 use outrigger_core::{AppId, Body, Namespace};
 use outrigger_lifecycle::Clock;
-use outrigger_policy::{Attempts, Next, Retry};
+use outrigger_policy::{Attempts, Failure, Next, Pushback};
+use outrigger_resiliency::{Resiliency, RetryRule, Slot, tell_recovery, tell_retry};
 use outrigger_telemetry::Metrics;
 use tokio::sync::watch;
 
@@ -21,10 +25,14 @@ use crate::app::AppChannel;
 use crate::errors::invoke as told;
 use crate::guard::whole_millis;
 use crate::resolve::Resolver;
+use replay::Source;
+
+pub use replay::REPLAY_LIMIT;
 
 /// Through which API a call came in; decides how its fields are named further on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Surface {
+    #[default]
     Http,
     Grpc,
 }
@@ -34,6 +42,8 @@ pub enum Surface {
 pub struct Call {
     /// The path behind the app, without leading slash; normalised before it is used.
     pub method: String,
+    /// It was written with one slash too many in front, which breakers tell apart.
+    pub doubled_slash: bool,
     /// `None` where the gRPC API gave none, which HTTP apps refuse.
     pub verb: Option<Method>,
     /// The gRPC API named no HTTP extension at all.
@@ -48,6 +58,25 @@ pub struct Call {
     /// The type behind the data of a gRPC message.
     pub type_url: String,
     pub body: Body,
+}
+
+impl Call {
+    /// The same call without its body.
+    fn again(&self) -> Self {
+        Self {
+            method: self.method.clone(),
+            doubled_slash: self.doubled_slash,
+            verb: self.verb.clone(),
+            lacks_extension: self.lacks_extension,
+            query: self.query.clone(),
+            fields: self.fields.clone(),
+            surface: self.surface,
+            authority: self.authority.clone(),
+            content_type: self.content_type.clone(),
+            type_url: self.type_url.clone(),
+            body: Body::EMPTY,
+        }
+    }
 }
 
 /// How a call ended at the app.
@@ -80,6 +109,8 @@ pub struct Reply {
     pub content_type: Option<String>,
     pub type_url: String,
     pub body: Body,
+    /// What a gRPC server asks of whoever would call it again.
+    pub pushback: Pushback,
 }
 
 /// No answer from the app.
@@ -92,6 +123,8 @@ pub struct CallFailure {
     pub unsent: bool,
     /// The caller is told this, in place of the usual words.
     pub told: Option<Box<ApiError>>,
+    /// Seconds after which another call may be worth it.
+    pub retry_after: Option<u32>,
 }
 
 impl CallFailure {
@@ -101,6 +134,7 @@ impl CallFailure {
             message: message.into(),
             unsent: false,
             told: None,
+            retry_after: None,
         }
     }
 
@@ -110,6 +144,7 @@ impl CallFailure {
             message: message.into(),
             unsent: false,
             told: None,
+            retry_after: None,
         }
     }
 
@@ -119,6 +154,7 @@ impl CallFailure {
             message: error.message.clone(),
             unsent: true,
             told: Some(Box::new(error)),
+            retry_after: None,
         }
     }
 
@@ -137,13 +173,24 @@ impl CallFailure {
         )
     }
 
+    /// Another call cannot come to anything else: the callee's policy says no, or the sidecar is on its way out.
+    fn is_permanent(&self) -> bool {
+        self.code == Some(GrpcCode::PermissionDenied)
+            || self
+                .told
+                .as_ref()
+                .is_some_and(|error| error.tag == "ERR_SIDECAR_DRAINING")
+    }
+
     /// The answer to the caller of `target`.
     pub fn to_api(&self, target: &str) -> ApiError {
-        match (&self.told, self.code) {
+        let mut error = match (&self.told, self.code) {
             (Some(error), _) => (**error).clone(),
             (None, Some(GrpcCode::PermissionDenied)) => told::denied(target, &self.text()),
             (None, _) => told::failed(target, &self.text()),
-        }
+        };
+        error.retry_after = error.retry_after.or(self.retry_after);
+        error
     }
 }
 
@@ -171,6 +218,9 @@ pub trait PeerClient: Send + Sync + 'static {
 pub trait EndpointClient: Send + Sync + 'static {
     /// Whether an HTTPEndpoint of this name exists.
     fn knows(&self, name: &str) -> bool;
+
+    /// Where the HTTPEndpoint of this name is.
+    fn base_url(&self, name: &str) -> Option<String>;
 
     /// `target` is the name of an HTTPEndpoint or an absolute URL.
     ///
@@ -202,13 +252,24 @@ pub struct Invoke {
     pub resolver: Arc<Resolver>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
+    pub resiliency: Arc<Resiliency>,
+    /// Bodies up to this many bytes are kept for another attempt.
+    pub replay_limit: u64,
 }
+
+/// The retry of lost connections, where no policy names the target.
+type BuiltIn = Slot<RetryRule>;
 
 /// A target as it was addressed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Target<'a> {
     Endpoint(&'a str),
-    App { id: &'a str, namespace: &'a str },
+    App {
+        id: &'a str,
+        namespace: &'a str,
+        /// It is the app of this sidecar.
+        own: bool,
+    },
 }
 
 impl Invoke {
@@ -226,14 +287,31 @@ impl Invoke {
                 format!("invalid method: {reason}"),
             )
         })?;
-        match self.target(target)? {
-            Target::Endpoint(name) => self.call_endpoint(name, call).await,
-            Target::App { id, namespace }
-                if id == self.app_id.as_str() && namespace == self.namespace.as_str() =>
-            {
+        self.run(target, &self.target(target)?, call).await
+    }
+
+    /// Calls a target, without its policies. What is built in is made here.
+    async fn once(
+        &self,
+        target: &Target<'_>,
+        mut call: Call,
+        source: &mut Source,
+        built_in: Option<&BuiltIn>,
+        avoid: &mut Option<String>,
+    ) -> Result<Reply, CallFailure> {
+        match target {
+            Target::Endpoint(name) => {
+                call.body = source.body();
+                self.call_endpoint(name, call).await
+            }
+            Target::App { own: true, .. } => {
+                call.body = source.body();
                 self.call_own_app(call).await
             }
-            Target::App { id, namespace } => self.call_peer(id, namespace, call).await,
+            Target::App { id, namespace, .. } => {
+                self.call_peer(id, namespace, call, source, built_in, avoid)
+                    .await
+            }
         }
     }
 
@@ -249,9 +327,11 @@ impl Invoke {
         if self.endpoints.knows(id) {
             return Ok(Target::Endpoint(id));
         }
+        let namespace = namespace.unwrap_or(self.namespace.as_str());
         Ok(Target::App {
             id,
-            namespace: namespace.unwrap_or(self.namespace.as_str()),
+            namespace,
+            own: id == self.app_id.as_str() && namespace == self.namespace.as_str(),
         })
     }
 
@@ -304,19 +384,23 @@ impl Invoke {
         reply
     }
 
+    /// `avoid` is the address that failed last.
     async fn call_peer(
         &self,
         id: &str,
         namespace: &str,
         mut call: Call,
+        source: &mut Source,
+        built_in: Option<&BuiltIn>,
+        avoid: &mut Option<String>,
     ) -> Result<Reply, CallFailure> {
         let (target, namespace) = (AppId::from(id), Namespace::from(namespace));
-        let mut attempts = Attempts::new(Retry::BUILT_IN_INVOCATION, None);
-        let repeatable = matches!(call.body, Body::Bytes(_));
+        let mut attempts = Attempts::new(self.clock.now(), None);
         loop {
+            call.body = source.body();
             let address = self
                 .resolver
-                .resolve(id, namespace.as_str())
+                .resolve(id, namespace.as_str(), avoid.as_deref())
                 .await
                 .map_err(|error| error.failure())?;
             let started = Instant::now();
@@ -328,6 +412,9 @@ impl Invoke {
             {
                 Ok(reply) => {
                     self.received(id, &reply, started);
+                    if let Some(built_in) = built_in.filter(|_| attempts.retries() > 0) {
+                        tell_recovery(&built_in.name, attempts.retries() + 1);
+                    }
                     return Ok(reply);
                 }
                 Err(failure) => failure,
@@ -340,12 +427,23 @@ impl Invoke {
             self.resolver
                 .unreachable(id, namespace.as_str(), &address)
                 .await;
-            match attempts.after(true, self.clock.now()) {
-                Next::RetryAt(moment) if repeatable => self.clock.until(moment).await,
-                _ => {
+            *avoid = Some(address);
+            let Some(built_in) = built_in.filter(|_| source.can_repeat()) else {
+                return Err(failure);
+            };
+            let lost = Failure::default();
+            let retry = &built_in.rule.retry;
+            match attempts.after(retry, None, &lost, self.clock.now(), rand::random()) {
+                Next::Retry { at, pause } => {
+                    if attempts.retries() == 1 {
+                        tell_retry(&built_in.name, pause);
+                    }
+                    self.clock.until(at).await;
+                }
+                Next::GiveUp(_) => {
                     let message = format!(
                         "failed to invoke target {id} after {} retries. Error: {}",
-                        attempts.used(),
+                        attempts.retries(),
                         failure.text()
                     );
                     return Err(CallFailure {

@@ -32,6 +32,7 @@ pub use registry::{Registry, Rejected, Table};
 use std::sync::Arc;
 
 use outrigger_core::{AppId, Namespace};
+use outrigger_resiliency::{ComponentKind, Flow, View};
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::span::Tracer;
 use tokio::sync::mpsc;
@@ -53,6 +54,22 @@ pub struct Blocks {
     pub tracer: Tracer,
     pub activity: Arc<activity::Activity>,
     pub stop: mpsc::Sender<StopRequest>,
+}
+
+impl Blocks {
+    /// The policies in force, those of every component included, and the breakers that live.
+    pub fn policies(&self) -> View {
+        let resiliency = &self.invoke.resiliency;
+        for handle in &self.registry.table().all {
+            let info = handle.info();
+            if let Some(kind) = ComponentKind::of_type(&info.type_name) {
+                for flow in [Flow::Outbound, Flow::Inbound] {
+                    resiliency.component(info.name.as_str(), kind, flow);
+                }
+            }
+        }
+        resiliency.view()
+    }
 }
 
 /// A stop that was asked for over the API.

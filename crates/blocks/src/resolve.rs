@@ -68,12 +68,17 @@ impl Resolver {
         self.handle.store(Some(handle));
     }
 
-    /// An address of the app's sidecar, one at random where there are several.
+    /// An address of the app's sidecar, one at random where there are several; not the one to avoid, if there is another.
     ///
     /// # Errors
     /// When there is none.
-    pub async fn resolve(&self, id: &str, namespace: &str) -> Result<String, Unresolved> {
-        if let Some(address) = self.remembered(id, namespace) {
+    pub async fn resolve(
+        &self,
+        id: &str,
+        namespace: &str,
+        avoid: Option<&str>,
+    ) -> Result<String, Unresolved> {
+        if let Some(address) = self.remembered(id, namespace, avoid) {
             return Ok(address);
         }
         let Some(handle) = self.handle.load_full() else {
@@ -98,7 +103,7 @@ impl Resolver {
             Unresolved::Unknown(error.message)
         })?;
         handle.used();
-        let address = pick(&found.addresses)
+        let address = pick(&found.addresses, avoid)
             .ok_or_else(|| Unresolved::Unknown(format!("couldn't find service: {id}")))?;
         if found.keep > Duration::ZERO {
             self.remember(id, namespace, found.addresses, found.keep);
@@ -117,7 +122,7 @@ impl Resolver {
         }
     }
 
-    fn remembered(&self, id: &str, namespace: &str) -> Option<String> {
+    fn remembered(&self, id: &str, namespace: &str, avoid: Option<&str>) -> Option<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_empty() {
             return None;
@@ -126,7 +131,7 @@ impl Resolver {
         if *until <= self.clock.now() {
             None
         } else {
-            pick(addresses)
+            pick(addresses, avoid)
         }
     }
 
@@ -148,10 +153,18 @@ impl std::fmt::Debug for Resolver {
     }
 }
 
-fn pick(addresses: &[String]) -> Option<String> {
+fn pick(addresses: &[String], avoid: Option<&str>) -> Option<String> {
     match addresses {
         [] => None,
         [single] => Some(single.clone()),
-        several => several.get(rand::random_range(0..several.len())).cloned(),
+        several => {
+            let others: Vec<&String> = several
+                .iter()
+                .filter(|address| Some(address.as_str()) != avoid)
+                .collect();
+            others
+                .get(rand::random_range(0..others.len().max(1)))
+                .map(|address| (*address).clone())
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outrigger_component_api::{Kind, SecretStore, SecretValue};
 use outrigger_core::{ApiError, Metadata};
 
-use crate::component::Handle;
+use crate::component::{Handle, Instance};
 use crate::errors::secrets as told;
 use crate::guard::Guard;
 use crate::registry::Registry;
@@ -80,11 +80,10 @@ impl Secrets {
         if !self.allows(store, key) {
             return Err(told::denied(key, store));
         }
-        let instance = self.guard.ready(&handle).await?;
-        let found = self
-            .guard
-            .call(&handle, "get", instance.driver.get(key, metadata))
-            .await;
+        let get = |instance: Arc<Instance<dyn SecretStore>>| async move {
+            Ok(instance.driver.get(key, metadata).await?)
+        };
+        let found = self.guard.call(&handle, "get", get).await;
         found.map_err(|failed| failed.told(|cause| told::get(key, store, &cause.message)))
     }
 
@@ -98,11 +97,10 @@ impl Secrets {
         metadata: &Metadata,
     ) -> Result<BTreeMap<String, SecretValue>, ApiError> {
         let handle = self.find(store).await?;
-        let instance = self.guard.ready(&handle).await?;
-        let found = self
-            .guard
-            .call(&handle, "bulk_get", instance.driver.bulk_get(metadata))
-            .await;
+        let get = |instance: Arc<Instance<dyn SecretStore>>| async move {
+            Ok(instance.driver.bulk_get(metadata).await?)
+        };
+        let found = self.guard.call(&handle, "bulk_get", get).await;
         let mut all =
             found.map_err(|failed| failed.told(|cause| told::bulk_get(store, &cause.message)))?;
         all.retain(|key, _| self.allows(store, key));

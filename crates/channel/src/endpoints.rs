@@ -258,6 +258,10 @@ impl EndpointClient for Endpoints {
         self.named.contains_key(name)
     }
 
+    fn base_url(&self, name: &str) -> Option<String> {
+        Some(self.named.get(name)?.base_url.clone())
+    }
+
     async fn call(&self, target: &str, call: Call) -> Result<Reply, CallFailure> {
         let named = self.named.get(target);
         let base = named.map_or(target, |endpoint| endpoint.base_url.as_str());

@@ -10,5 +10,6 @@ pub mod endpoints;
 pub mod export;
 pub mod peer;
 pub mod proxy;
+mod pushback;
 pub mod trace;
 mod url;

@@ -1,7 +1,9 @@
 //! gRPC calls of user services, passed on without being decoded.
 //!
 //! A call that no service of ours knows names its target in metadata: our own app, or another one behind its sidecar.
-//! Only the opening of a call is ever repeated: what has left us is not sent twice.
+//! Policies of the named app apply until the call commits: from then on it runs as long as its caller wants.
+
+mod passing;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,18 +11,15 @@ use std::time::{Duration, Instant};
 use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use outrigger_blocks::fields::{
-    API_TOKEN, APP_ID, CALLEE_APP_ID, CALLER_APP_ID, CALLER_NAMESPACE, TRACE_PARENT,
-};
+use outrigger_blocks::fields::{API_TOKEN, APP_ID, CALLEE_APP_ID, CALLER_APP_ID, CALLER_NAMESPACE};
 use outrigger_blocks::invoke::{Admission, Invoke, normalise_method, split_id};
 use outrigger_core::Secret;
 use outrigger_core::error::GrpcCode;
 use outrigger_core::trace::TraceContext;
-use outrigger_policy::{Attempts, Next, Retry};
-use outrigger_wire::grpc::{Call, CallError, Channel, Ended, Exchange, Status, relay};
+use outrigger_wire::grpc::{Call, CallError, Channel, Exchange, Status};
 
 use crate::peer::{Access, PeerPool};
-use crate::trace::add_trace;
+use passing::Passing;
 
 /// Which of our servers a call came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,12 +68,10 @@ impl Proxy {
             }
         };
         let started = Instant::now();
-        let streaming = head.headers.get("dapr-stream").is_some_and(|value| {
-            matches!(
-                value.as_bytes(),
-                b"1" | b"true" | b"TRUE" | b"True" | b"yes" | b"y" | b"on"
-            )
-        });
+        let streaming = head
+            .headers
+            .get("dapr-stream")
+            .is_some_and(|value| is_marked(value.as_bytes()));
         let kind = if streaming { "streaming" } else { "unary" };
         if marked && side == Side::Api {
             self.invoke
@@ -82,25 +79,29 @@ impl Proxy {
                 .invocation_req_sent
                 .add([&app_id, kind], 1);
         }
+        let passing = Passing {
+            proxy: self,
+            app_id: &app_id,
+            path: head.uri.path(),
+            headers: head.headers.clone(),
+            side,
+            trace,
+            until: limit.map(|limit| self.invoke.clock.now() + limit),
+        };
         let passing = async {
-            let call = self
-                .open(&app_id, head.uri.path(), head.headers, side, trace)
-                .await?;
-            match relay(messages, &mut reply, call, self.max_message).await {
-                Ended::Passed(code) => Ok(code),
-                Ended::Gone => Ok(GrpcCode::Cancelled),
-                Ended::Failed(status) => Err(status),
+            // Policies live with the caller, and are those of the app that the caller names.
+            if marked && side == Side::Api {
+                passing
+                    .under_policies(messages, &mut reply, streaming)
+                    .await
+            } else {
+                passing.plainly(messages, &mut reply, None).await
             }
         };
         let outcome = match limit {
             Some(limit) => tokio::time::timeout(limit, passing)
                 .await
-                .unwrap_or_else(|_| {
-                    Err(Status::new(
-                        GrpcCode::DeadlineExceeded,
-                        "context deadline exceeded".to_owned(),
-                    ))
-                }),
+                .unwrap_or_else(|_| Err(timed_out())),
             None => passing.await,
         };
         let code = match outcome {
@@ -144,57 +145,13 @@ impl Proxy {
             .ok_or_else(|| Status::unknown(missing))
     }
 
-    /// Opens the call at its target, again if nothing has left us.
-    async fn open(
-        &self,
-        app_id: &str,
-        path: &str,
-        mut headers: HeaderMap,
-        side: Side,
-        trace: Option<&TraceContext>,
-    ) -> Result<Call, Status> {
-        let (id, namespace) =
-            split_id(app_id).ok_or_else(|| Status::unknown(format!("invalid app id {app_id}")))?;
-        let namespace = namespace.unwrap_or(self.invoke.namespace.as_str());
-        headers.remove(APP_ID);
-        if id == self.invoke.app_id.as_str() {
-            return self.open_app(path, headers, side).await;
-        }
-        self.stamp(&mut headers, id);
-        if let Some(trace) = trace {
-            add_trace(&mut headers, trace);
-        } else if self.traced && !headers.contains_key(TRACE_PARENT) {
-            add_trace(&mut headers, &TraceContext::default());
-        }
-        let path =
-            PathAndQuery::try_from(path).map_err(|error| Status::internal(error.to_string()))?;
-        let mut attempts = Attempts::new(Retry::BUILT_IN_INVOCATION, None);
-        loop {
-            let failure = match self
-                .open_peer(id, namespace, path.clone(), headers.clone())
-                .await
-            {
-                Ok(call) => return Ok(call),
-                Err(failure) => failure,
-            };
-            let transient = failure.unsent
-                && matches!(
-                    failure.status.code,
-                    GrpcCode::Unavailable | GrpcCode::Unauthenticated
-                );
-            match attempts.after(transient, self.invoke.clock.now()) {
-                Next::RetryAt(moment) => self.invoke.clock.until(moment).await,
-                _ => return Err(failure.status),
-            }
-        }
-    }
-
     async fn open_peer(
         &self,
         id: &str,
         namespace: &str,
         path: PathAndQuery,
         headers: HeaderMap,
+        avoid: &mut Option<String>,
     ) -> Result<Call, CallError> {
         let unsent = |status| CallError {
             status,
@@ -203,7 +160,7 @@ impl Proxy {
         let address = self
             .invoke
             .resolver
-            .resolve(id, namespace)
+            .resolve(id, namespace, avoid.as_deref())
             .await
             .map_err(|error| {
                 let failure = error.failure();
@@ -226,6 +183,7 @@ impl Proxy {
                 .resolver
                 .unreachable(id, namespace, &address)
                 .await;
+            *avoid = Some(address);
         }
         opened
     }
@@ -285,6 +243,20 @@ impl Proxy {
             .map_err(|failure| failure.status)
     }
 
+    /// Ours or another's, by the name in the metadata.
+    fn place<'a>(&'a self, app_id: &'a str) -> Result<Place<'a>, Status> {
+        let (id, namespace) =
+            split_id(app_id).ok_or_else(|| Status::unknown(format!("invalid app id {app_id}")))?;
+        Ok(if id == self.invoke.app_id.as_str() {
+            Place::Own
+        } else {
+            Place::Peer {
+                id,
+                namespace: namespace.unwrap_or(self.invoke.namespace.as_str()),
+            }
+        })
+    }
+
     /// Says who calls whom; what the caller said of that is gone.
     fn stamp(&self, headers: &mut HeaderMap, callee: &str) {
         let stamp = self.peers.stamp();
@@ -299,6 +271,27 @@ impl Proxy {
             };
         }
     }
+}
+
+/// Where a call goes.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Own,
+    Peer { id: &'a str, namespace: &'a str },
+}
+
+/// The values of `dapr-stream` that mean yes, in any case.
+fn is_marked(value: &[u8]) -> bool {
+    [&b"y"[..], b"yes", b"true", b"t", b"on", b"1"]
+        .iter()
+        .any(|word| value.eq_ignore_ascii_case(word))
+}
+
+fn timed_out() -> Status {
+    Status::new(
+        GrpcCode::DeadlineExceeded,
+        "context deadline exceeded".to_owned(),
+    )
 }
 
 impl std::fmt::Debug for Proxy {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use outrigger_core::error::GrpcCode;
 use outrigger_core::secret::redact_urls;
 use outrigger_lifecycle::connection::{Class, Failure};
 
@@ -11,6 +12,8 @@ pub struct ComponentError {
     pub kind: ErrorKind,
     /// For people; credentials are cut out on construction.
     pub message: String,
+    /// The gRPC status of the server's answer, where it gave one; retries of publishing are matched on it.
+    pub status: Option<GrpcCode>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +37,7 @@ impl ComponentError {
         Self {
             kind,
             message: redact_urls(message.as_ref()),
+            status: None,
         }
     }
 

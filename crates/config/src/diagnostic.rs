@@ -67,7 +67,7 @@ impl fmt::Display for Place {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
         if !self.path.is_empty() {
-            write!(f, " ({})", self.path)?;
+            write!(f, " ({})", one_line(self.path.clone()))?;
         }
         Ok(())
     }
@@ -101,7 +101,7 @@ impl Diagnostic {
             severity,
             code,
             place,
-            message: message.into(),
+            message: one_line(message.into()),
             found: None,
             expected: None,
             help: None,
@@ -134,7 +134,7 @@ impl Diagnostic {
 
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(one_line(help.into()));
         self
     }
 
@@ -192,6 +192,19 @@ impl fmt::Display for Diagnostic {
             Some(help) => write!(f, "\n   help: {help}"),
             None => Ok(()),
         }
+    }
+}
+
+/// Names of the user are part of messages, and may hold anything; a message stays one line of a log.
+fn one_line(text: String) -> String {
+    if text.contains(char::is_control) {
+        let escaped = |c: char| match c {
+            c if c.is_control() => c.escape_default().to_string(),
+            c => c.to_string(),
+        };
+        text.chars().map(escaped).collect()
+    } else {
+        text
     }
 }
 
@@ -320,6 +333,17 @@ mod tests {
         assert_eq!(
             told.summary(),
             "`timeout` is not a duration, got \"5 sec\", expected a number with a unit such as `5s`; did you mean `timeouts`?"
+        );
+    }
+
+    #[test]
+    fn names_with_line_breaks_break_no_line() {
+        let mut place = place("r.yaml", 1, 1);
+        place.path = "spec[a\nb]".to_owned();
+        let told = Diagnostic::error("CFG-X", place, "`a\r\nb` is no name").nearest(Some("a\tb"));
+        assert_eq!(
+            told.located(),
+            r"r.yaml:1:1 (spec[a\nb]): `a\r\nb` is no name; did you mean `a\tb`?"
         );
     }
 

@@ -19,12 +19,19 @@ pub(crate) fn read(field: &Field<'_>, compile: Compile<'_>) -> Option<String> {
 }
 
 /// Points into the expression where it stands on one line, beside it otherwise.
-fn refusal(field: &Field<'_>, text: &str, message: &str, at: Option<(usize, usize)>) -> Diagnostic {
+pub(crate) fn refusal(
+    field: &Field<'_>,
+    text: &str,
+    message: &str,
+    at: Option<(usize, usize)>,
+) -> Diagnostic {
     let mut place = field.place();
     let style = field.node.as_scalar().map(|scalar| scalar.style);
     let mut message = format!("the expression does not compile: {message}");
     match (at, style) {
-        (Some((1, column)), Some(Style::Plain | Style::Quoted)) if !text.contains('\n') => {
+        (Some((1, column)), Some(Style::Plain | Style::Quoted))
+            if !text.contains('\n') && field.reader().is_exact(field.node.at) =>
+        {
             let blanks = text.chars().take_while(|c| c.is_whitespace()).count();
             let quote = usize::from(style == Some(Style::Quoted));
             let offset = column

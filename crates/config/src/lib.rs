@@ -6,7 +6,8 @@
 //! Never: opens a file, reads the environment or a clock on its own, starts anything. Texts, a lookup of environment
 //! variables and a compiler of expressions are handed in.
 //! Start at [`load::load`] and [`flags::parse`]. What is wrong is told as [`diagnostic::Diagnostic`]s, all at once.
-//! Tests: in the modules; in `tests/` what a check prints, compared with files, and files damaged at random.
+//! Tests: in the modules; in `tests/` what a check prints, compared with files, files damaged at random, and random
+//! Resiliency resources.
 
 pub mod check;
 pub mod component;
@@ -34,7 +35,7 @@ pub use diagnostic::{Diagnostic, Place, Severity};
 pub use fingerprint::Fingerprint;
 pub use flags::Options;
 pub use http_endpoint::HttpEndpointResource;
-pub use load::{Compile, Context, Loaded, Rejected, ResourceKind, SourceFile};
+pub use load::{Compile, Context, Loaded, Refused, Rejected, ResourceKind, SourceFile};
 pub use resiliency::ResiliencyResource;
 pub use subscription::SubscriptionResource;
 

@@ -16,6 +16,7 @@ use outrigger_core::error::{Detail, GrpcCode};
 use outrigger_core::secret::equal_in_constant_time;
 use outrigger_core::trace::{TraceContext, check_baggage};
 use outrigger_proto::Message;
+use outrigger_resiliency::report::{self, Report, Wish};
 use outrigger_telemetry::metrics::Sizes;
 use outrigger_telemetry::span::{Kind, Span};
 use outrigger_wire::grpc::{Exchange, Messages, Reply, Status, encode};
@@ -45,6 +46,8 @@ pub struct Settings {
     pub log: Option<ApiLog>,
     /// Bytes of a message that we send.
     pub max_message: usize,
+    /// `--resiliency-details`: every answer tells of its policies.
+    pub tells_policies: bool,
 }
 
 /// The API log.
@@ -240,7 +243,8 @@ impl Api {
         limit: Option<Duration>,
         started: Instant,
     ) -> GrpcCode {
-        let outcome = {
+        let traced = context.span.is_recording();
+        let (outcome, report) = {
             let work = async {
                 let request = only(&mut messages).await?;
                 let received = request.len();
@@ -248,17 +252,22 @@ impl Api {
                     .await
                     .map(|answer| (answer, received))
             };
-            let mut work = pin!(work);
+            let wish = Wish {
+                events: traced,
+                full: self.settings.tells_policies,
+            };
+            let mut work = pin!(report::collected(wish, work));
             let limited = async {
                 match limit {
                     Some(limit) => {
                         tokio::time::timeout(limit, &mut work)
                             .await
                             .unwrap_or_else(|_| {
-                                Err(Status::new(
+                                let late = Status::new(
                                     GrpcCode::DeadlineExceeded,
                                     "context deadline exceeded".to_owned(),
-                                ))
+                                );
+                                (Err(late), None)
                             })
                     }
                     None => work.await,
@@ -271,6 +280,10 @@ impl Api {
                 () = reply.cancelled() => return GrpcCode::Cancelled,
             }
         };
+        let mut outcome = outcome;
+        if let Some(report) = report {
+            self.tell(*report, &mut outcome, &mut context);
+        }
         let outcome = outcome.and_then(|(answer, received)| {
             // The frame's prefix is no part of the message.
             let sent = answer.len().saturating_sub(5);
@@ -331,6 +344,25 @@ impl Api {
         }
     }
 
+    /// Adds to an answer what policies have to say of it.
+    fn tell<T>(&self, report: Report, outcome: &mut Result<T, Status>, context: &mut Context) {
+        let field = report.field(self.settings.tells_policies);
+        if let Some(value) = field.and_then(|text| HeaderValue::try_from(text).ok()) {
+            match outcome {
+                Err(status) => {
+                    status.metadata.insert(report::FIELD, value);
+                }
+                Ok(_) if self.settings.tells_policies => {
+                    context.headers.insert(report::FIELD, value);
+                }
+                Ok(_) => {}
+            }
+        }
+        for event in report.events {
+            context.span.event(event.name, event.at, event.attributes);
+        }
+    }
+
     /// A call of a user's service.
     async fn pass(&self, mut exchange: Exchange, path: &str, started: Instant) -> GrpcCode {
         let marked = exchange.head.headers.contains_key(APP_ID);
@@ -363,8 +395,16 @@ impl Api {
         if let Some(context) = &context {
             outrigger_channel::trace::hand_down(&mut exchange.head.headers, context);
         }
-        let code = self.proxy.pass(exchange, Side::Api, context.as_ref()).await;
+        let wish = Wish {
+            events: span.as_ref().is_some_and(Span::is_recording),
+            full: self.settings.tells_policies,
+        };
+        let passing = self.proxy.pass(exchange, Side::Api, context.as_ref());
+        let (code, report) = report::collected(wish, passing).await;
         if let Some(mut span) = span {
+            for event in report.into_iter().flat_map(|report| report.events) {
+                span.event(event.name, event.at, event.attributes);
+            }
             if code != GrpcCode::Ok {
                 span.fail(|| code.name().to_owned());
             }

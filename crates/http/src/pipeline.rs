@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, USER_AGENT};
+use http::header::{CONTENT_LENGTH, RETRY_AFTER, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use outrigger_blocks::Blocks;
@@ -15,6 +15,7 @@ use outrigger_core::error_code::reason_phrase;
 use outrigger_core::secret::equal_in_constant_time;
 use outrigger_core::trace::{TraceContext, check_baggage};
 use outrigger_core::{Body, BodyError, Secret};
+use outrigger_resiliency::report::{self, Report, Wish};
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::Sizes;
 use outrigger_telemetry::span::{Kind, Span};
@@ -37,6 +38,8 @@ pub struct Settings {
     pub log: Option<ApiLog>,
     /// `--component-not-ready-status`, where it is not 503.
     pub not_ready_status: Option<u16>,
+    /// `--resiliency-details`: every answer tells of its policies.
+    pub tells_policies: bool,
 }
 
 /// The API log.
@@ -198,7 +201,7 @@ impl Api {
                 reply::text(StatusCode::UNAUTHORIZED, "invalid api token"),
                 false,
             ),
-            _ => (self.dispatch(head, shown, body, trail).await, true),
+            _ => (self.answer(head, shown, body, trail).await, true),
         };
         if let Some(headers) = &origin
             && !Origins::is_preflight(&method, headers)
@@ -262,6 +265,30 @@ impl Api {
         right || (*method == Method::GET && is_open(shown))
     }
 
+    /// The verb's answer, with what policies have to say of it.
+    async fn answer(
+        &self,
+        head: &mut Parts,
+        shown: &str,
+        body: Body,
+        trail: &mut Trail,
+    ) -> Response<Body> {
+        let wish = Wish {
+            events: trail.span.is_recording(),
+            full: self.settings.tells_policies,
+        };
+        let (mut response, report) =
+            report::collected(wish, self.dispatch(head, shown, body, trail)).await;
+        if let Some(report) = report {
+            let failed = response.status().is_client_error() || response.status().is_server_error();
+            tell(&report, wish.full, failed, response.headers_mut());
+            for event in report.events {
+                trail.span.event(event.name, event.at, event.attributes);
+            }
+        }
+        response
+    }
+
     async fn dispatch(
         &self,
         head: &mut Parts,
@@ -313,6 +340,25 @@ impl Api {
                 response
             }
         }
+    }
+}
+
+/// Adds to an answer what policies have to say of it.
+fn tell(report: &Report, full: bool, failed: bool, headers: &mut HeaderMap) {
+    if !failed && !full {
+        return;
+    }
+    if let Some(value) = report
+        .field(full)
+        .and_then(|text| HeaderValue::try_from(text).ok())
+    {
+        headers.insert(report::FIELD, value);
+    }
+    if let Some(wait) = report.retry_after.filter(|_| failed) {
+        let seconds = u64::try_from(wait.as_millis().div_ceil(1_000).max(1)).unwrap_or(u64::MAX);
+        headers
+            .entry(RETRY_AFTER)
+            .or_insert(HeaderValue::from(seconds));
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) enum Verb {
     HealthzOutbound,
     HealthzLive,
     Shutdown,
+    GetResiliency,
+    ResetBreakers,
     Invoke,
 }
 
@@ -147,6 +149,8 @@ pub(crate) static ROUTES: &[Route] = routes! {
     HealthzLive GET, "v1.0" "healthz/live", "healthz" "v1", "HealthzLive";
     Healthz GET, "v1.0" "healthz", "healthz" "v1", "Healthz";
     Shutdown POST, "v1.0" "shutdown", "shutdown" "v1", "Shutdown";
+    ResetBreakers POST, "outrigger" "v1/resiliency/reset", "outrigger" "v1", "ResetBreakers";
+    GetResiliency GET, "outrigger" "v1/resiliency", "outrigger" "v1", "GetResiliency";
 };
 
 /// The route of everything else.

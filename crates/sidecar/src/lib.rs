@@ -13,6 +13,7 @@ mod host;
 mod life;
 mod listeners;
 mod phases;
+mod policies;
 mod reload;
 mod servers;
 mod sidecar;

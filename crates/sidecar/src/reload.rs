@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use crate::components::{Components, ExternalEndpoints, Shared, compile_rule};
 use crate::demands::Demands;
 use crate::files::read_resources;
+use crate::policies::Policies;
 use crate::subscriptions::Wanted;
 
 const SCOPE: &str = "dapr.runtime";
@@ -24,6 +25,7 @@ pub(crate) struct Resources {
     pub wanted: Arc<Wanted>,
     pub demands: Arc<Demands>,
     pub renewed: Arc<Notify>,
+    pub policies: Policies,
     pub scope: Scope,
 }
 
@@ -43,6 +45,8 @@ impl Resources {
         for diagnostic in &loaded.diagnostics {
             if diagnostic.is_error() {
                 error!(target: SCOPE, "{}", diagnostic.located());
+            } else if diagnostic.code == "CFG-BUILT-IN" {
+                warn!(target: SCOPE, place = %diagnostic.place, "{}", diagnostic.message);
             } else {
                 warn!(target: SCOPE, "{}", diagnostic.located());
             }
@@ -54,29 +58,9 @@ impl Resources {
             .apply(&loaded, &unreadable, &self.configuration)
             .await;
         self.demands.concern(&self.components);
-        let resiliencies = loaded
-            .resiliencies
-            .iter()
-            .map(|resource| resource.name.clone())
-            .collect();
-        self.endpoints.apply(
-            &self.shared,
-            &loaded.http_endpoints,
-            resiliencies,
-            &self.scope,
-        );
-        for resource in &loaded.resiliencies {
-            info!(target: SCOPE, "Loading Resiliency configuration: {}", resource.name);
-            let namespace = resource
-                .namespace
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            self.shared
-                .metrics
-                .resiliency_loaded
-                .add([resource.name.as_str(), &namespace], 1);
-        }
+        let names = self.policies.apply(&loaded, &unreadable, &self.folders)?;
+        self.endpoints
+            .apply(&self.shared, &loaded.http_endpoints, names, &self.scope);
         self.wanted.declare(&loaded.subscriptions);
         // There may be something new to subscribe through.
         self.renewed.notify_one();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use outrigger_blocks::activity::Activity;
 use outrigger_blocks::app::AppChannel;
 use outrigger_blocks::health::Health;
-use outrigger_blocks::invoke::Invoke;
+use outrigger_blocks::invoke::{Invoke, REPLAY_LIMIT};
 use outrigger_blocks::metadata::{AppFacts, HealthFacts, MetadataApi};
 use outrigger_blocks::pubsub::deliver::Desk;
 use outrigger_blocks::pubsub::{Publisher, Subscriptions};
@@ -26,6 +26,7 @@ use outrigger_core::Namespace;
 use outrigger_http::Origins;
 use outrigger_lifecycle::connection::Timing;
 use outrigger_lifecycle::{Backoff, Clock, Scope, gate};
+use outrigger_resiliency::Resiliency;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::span::Tracer;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
@@ -38,6 +39,7 @@ use crate::files::read_configuration;
 use crate::life::{Companion, Life, Settings};
 use crate::listeners::{Listeners, Ports};
 use crate::phases::{Phases, Watches};
+use crate::policies::Policies;
 use crate::reload::Resources;
 use crate::servers::{Apis, Servers};
 use crate::signals::Signals;
@@ -136,7 +138,10 @@ async fn assemble(start: Start, host_name: String, signals: Signals) -> Result<L
         .startup_seconds
         .set(["listen"], started.elapsed().as_secs_f64());
     let tracer = telemetry::tracer(&options, &configuration, &own_environment, &telling);
+    let namespace = namespace(&options).to_string();
+    let resiliency = Arc::new(Resiliency::new(namespace, clock, metrics.clone()));
     let assembly = Assembly {
+        resiliency,
         options,
         configuration,
         catalog: Arc::new(catalog),
@@ -217,6 +222,11 @@ fn reachable(options: &Options) -> String {
     }
 }
 
+fn namespace(options: &Options) -> Namespace {
+    let own = options.environment.namespace.clone();
+    own.unwrap_or_else(|| Namespace::from(DEFAULT_NAMESPACE))
+}
+
 /// What everything is built from.
 struct Assembly {
     options: Options,
@@ -230,6 +240,7 @@ struct Assembly {
     clock: Clock,
     metrics: Arc<Metrics>,
     tracer: Tracer,
+    resiliency: Arc<Resiliency>,
     started: Instant,
 }
 
@@ -291,6 +302,7 @@ impl Assembly {
             wanted: wanted.clone(),
             demands,
             renewed: renewed.clone(),
+            policies: Policies::new(self.resiliency.clone(), options.api.resiliency_strict),
             scope: self.scope.clone(),
         };
         resources.load().await?;
@@ -348,11 +360,7 @@ impl Assembly {
     }
 
     fn namespace(&self) -> Namespace {
-        self.options
-            .environment
-            .namespace
-            .clone()
-            .unwrap_or_else(|| Namespace::from(DEFAULT_NAMESPACE))
+        namespace(&self.options)
     }
 
     fn max_message(&self) -> usize {
@@ -396,6 +404,7 @@ impl Assembly {
     fn guard(&self) -> Guard {
         Guard {
             metrics: self.metrics.clone(),
+            resiliency: self.resiliency.clone(),
             patience: Patience {
                 wait: self.options.components.wait,
             },
@@ -434,6 +443,8 @@ impl Assembly {
             resolver: Arc::new(Resolver::new(self.guard(), self.clock)),
             metrics: self.metrics.clone(),
             clock: self.clock,
+            resiliency: self.resiliency.clone(),
+            replay_limit: (self.max_message() as u64).min(REPLAY_LIMIT),
         }
     }
 
@@ -492,6 +503,8 @@ impl Assembly {
             ending: watches.ending,
             away: Box::new(move || refused.notify_one()),
             in_flight: AtomicUsize::new(0),
+            resiliency: self.resiliency.clone(),
+            clock: self.clock,
         });
         let channel: Option<Arc<dyn AppChannel>> = app.map(|app| app.channel.clone());
         let subscriptions = Arc::new(Subscriptions::new(
@@ -589,6 +602,7 @@ impl Assembly {
                 health_checks,
             }),
             not_ready_status: Some(api.component_not_ready_status).filter(|status| *status != 503),
+            tells_policies: api.resiliency_details,
         };
         let grpc = outrigger_grpc::Settings {
             token,
@@ -596,6 +610,7 @@ impl Assembly {
             denied: grpc_rules(&rules.denied),
             log: is_logged.then_some(outrigger_grpc::ApiLog { health_checks }),
             max_message: self.max_message(),
+            tells_policies: api.resiliency_details,
         };
         let server = PeerServer {
             invoke: blocks.invoke.clone(),

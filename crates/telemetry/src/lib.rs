@@ -11,4 +11,4 @@ mod registry;
 pub mod span;
 
 pub use metrics::Metrics;
-pub use registry::{Counter, Gauge, Histogram, Rule};
+pub use registry::{Count, Counter, Gauge, Histogram, Rule};

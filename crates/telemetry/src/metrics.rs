@@ -168,6 +168,9 @@ metrics! {
     acl_global_blocked: Counter<2> = "dapr_runtime_acl_global_policy_action_blocked_total" ["trustDomain", "namespace"] "The number of requests blocked by the global action of the access control policy.";
 
     resiliency_loaded: Counter<2> = "dapr_resiliency_loaded" ["name", "namespace"] "Number of resiliency policies loaded.";
+    resiliency_count: Counter<6> = "dapr_resiliency_count" ["name", "namespace", "policy", "flow_direction", "target", "status"] "Number of times a resiliency policyKey has been applied to a building block.";
+    resiliency_activations: Counter<6> = "dapr_resiliency_activations_total" ["name", "namespace", "policy", "flow_direction", "target", "status"] "Number of times a resiliency policyKey has been activated in a building block after a failure or after a state change.";
+    resiliency_cb_state: Gauge<6> = "dapr_resiliency_cb_state" ["name", "namespace", "policy", "flow_direction", "target", "status"] "1 for the state of a target's circuit breakers that matters most.";
     error_code: Counter<2> = "dapr_error_code_total" ["error_code", "category"] "Number of times an error with a specific error code was encountered.";
 
     phase: Gauge<1> = "outrigger_phase" ["phase"] "1 for the phase that the sidecar is in.";
@@ -189,6 +192,11 @@ metrics! {
     drain_forced: Counter<1> = "outrigger_drain_forced_total" ["cause"] "Stops that cut work short.";
     drain_seconds: Histogram<1> = "outrigger_drain_seconds" ["cause"] (seconds) "Time from the trigger of a stop to its end, in seconds.";
     released_messages: Counter<2> = "outrigger_released_messages_total" ["component", "cause"] "Messages given back to their broker undelivered.";
+    policy_attempts: Counter<3> = "outrigger_resiliency_attempts_total" ["target", "policy", "outcome"] "Attempts under policies, by the outermost kind of policy.";
+    policy_retry_delay: Histogram<1> = "outrigger_resiliency_retry_delay_seconds" ["target"] (seconds) "Pauses before retries, in seconds.";
+    policy_breakers: Gauge<2> = "outrigger_resiliency_breakers" ["target", "state"] "Circuit breakers, by state.";
+    policy_rejections: Counter<1> = "outrigger_resiliency_rejections_total" ["target"] "Attempts that a circuit breaker did not let through.";
+    policy_config_errors: Gauge<0> = "outrigger_resiliency_config_errors" [] "Resiliency resources that were refused when resources were last read.";
     log_lines_dropped: Counter<0> = "outrigger_log_lines_dropped_total" [] "Log lines that could not be written because the reader of our output was too slow.";
 }
 

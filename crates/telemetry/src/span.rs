@@ -33,8 +33,17 @@ pub struct Finished {
     pub start_nanos: u64,
     pub end_nanos: u64,
     pub attributes: Vec<(Cow<'static, str>, String)>,
+    pub events: Vec<Event>,
     /// Set for a failure.
     pub error: Option<String>,
+}
+
+/// Something that happened within a span.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event {
+    pub name: &'static str,
+    pub nanos: u64,
+    pub attributes: Vec<(&'static str, String)>,
 }
 
 /// Makes spans.
@@ -144,6 +153,7 @@ impl Tracer {
                 start_nanos: now(),
                 end_nanos: 0,
                 attributes: Vec::new(),
+                events: Vec::new(),
                 error: None,
             };
             Box::new(Recording {
@@ -198,6 +208,22 @@ impl Span {
         }
     }
 
+    /// Something that happened at a moment.
+    pub fn event(
+        &mut self,
+        name: &'static str,
+        at: SystemTime,
+        attributes: Vec<(&'static str, String)>,
+    ) {
+        if let Some(recording) = &mut self.recording {
+            recording.span.events.push(Event {
+                name,
+                nanos: nanos(at),
+                attributes,
+            });
+        }
+    }
+
     pub fn fail(&mut self, message: impl FnOnce() -> String) {
         if let Some(recording) = &mut self.recording {
             recording.span.error = Some(message());
@@ -214,11 +240,13 @@ impl Span {
 }
 
 fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-        })
+    nanos(SystemTime::now())
+}
+
+fn nanos(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
 }
 
 #[cfg(test)]

@@ -20,9 +20,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("config", &["core", "policy", "component-api"]),
     // A server's connections are tasks, and tasks live in scopes; gRPC frames carry messages.
     ("wire", &["core", "lifecycle", "proto"]),
+    // What applies is read off the resources, and shown in metrics.
+    (
+        "resiliency",
+        &["core", "policy", "lifecycle", "telemetry", "config"],
+    ),
     (
         "blocks",
-        &["core", "policy", "lifecycle", "telemetry", "component-api"],
+        &[
+            "core",
+            "policy",
+            "lifecycle",
+            "telemetry",
+            "component-api",
+            "resiliency",
+        ],
     ),
     (
         "channel",
@@ -34,17 +46,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "telemetry",
             "wire",
             "blocks",
+            "resiliency",
         ],
     ),
     (
         "http",
         &[
             "core",
+            "policy",
             "lifecycle",
             "telemetry",
             "component-api",
             "wire",
             "blocks",
+            "resiliency",
         ],
     ),
     // The proxy of user services and the codec between sidecars have two ends: one in the channel, one here.
@@ -58,6 +73,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "wire",
             "blocks",
             "channel",
+            "resiliency",
         ],
     ),
     (
@@ -70,6 +86,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "telemetry",
             "component-api",
             "config",
+            "resiliency",
             "wire",
             "blocks",
             "channel",

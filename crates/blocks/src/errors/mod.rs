@@ -5,6 +5,7 @@
 pub mod absent;
 pub mod component;
 pub mod invoke;
+pub mod policy;
 pub mod pubsub;
 pub mod secrets;
 pub mod state;

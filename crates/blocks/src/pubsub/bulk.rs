@@ -3,8 +3,8 @@
 //! A batch goes out when it is full, or when its first message has waited long enough. The driver does not know of
 //! batches: every message it hands out waits here for its own outcome.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -13,10 +13,12 @@ use outrigger_core::cloud_event;
 use outrigger_core::json::{Value, parse_all};
 use outrigger_core::metadata::raw_payload;
 use outrigger_lifecycle::Scope;
+use outrigger_policy::Failure;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::deliver::{Desk, SCOPE, dead_letter, trace_of};
+use super::policy::{self, Delivered, Hold, Judge, inbound};
 use super::subscription::Plan;
 use crate::app::{
     AppChannel, BulkDelivery, BulkEntry, BulkEvent, BulkOptions, BulkVerdict, Verdict,
@@ -39,6 +41,7 @@ pub(super) struct BulkDesk {
     pub app: Arc<dyn AppChannel>,
     pub pubsub: Arc<str>,
     pub options: BulkOptions,
+    pub hold: Arc<Hold>,
 }
 
 impl BulkHandler {
@@ -113,6 +116,76 @@ struct Item {
     /// Decided already, without the app.
     verdict: Option<Verdict>,
     event: Option<BulkEvent>,
+    /// If it fails it goes to the broker, whatever the subscription says of dead letters.
+    goes_back: bool,
+}
+
+/// Which entries of a batch are still to be delivered, and what was said of the others.
+struct Pending {
+    places: Vec<usize>,
+    verdicts: HashMap<usize, Verdict>,
+}
+
+/// What policies make of one delivery of a batch.
+struct BatchAnswer {
+    /// One verdict for everything that was asked.
+    whole: Option<Verdict>,
+    /// Why it is to be delivered again.
+    failure: Option<String>,
+}
+
+impl Judge for BatchAnswer {
+    fn judged(&self) -> Option<Result<(), (Failure, String)>> {
+        match (&self.whole, &self.failure) {
+            (Some(whole), _) => whole.judged(),
+            (None, Some(why)) => Some(Err((Failure::default(), why.clone()))),
+            (None, None) => Some(Ok(())),
+        }
+    }
+
+    fn timed_out() -> Self {
+        Self {
+            whole: Some(Verdict::timed_out()),
+            failure: None,
+        }
+    }
+}
+
+impl Pending {
+    /// Takes one answer: what succeeded is not delivered again.
+    fn settle(&mut self, asked: &[usize], items: &[Item], answer: BulkVerdict) -> BatchAnswer {
+        let each = match answer {
+            BulkVerdict::All(verdict) => {
+                return BatchAnswer {
+                    whole: Some(verdict),
+                    failure: None,
+                };
+            }
+            BulkVerdict::Each(each) => each,
+        };
+        let mut failure = None;
+        let mut open = Vec::new();
+        for place in asked {
+            let id = items.get(*place).map(|item| item.entry_id.as_str());
+            let found = each.iter().find(|(known, _)| Some(known.as_str()) == id);
+            let verdict = found.map_or_else(
+                || Verdict::Retry("no status for this entry".to_owned()),
+                |(_, verdict)| verdict.clone(),
+            );
+            if verdict.is_failure() {
+                open.push(*place);
+                if let Verdict::Retry(why) | Verdict::Refused(_, why) = &verdict {
+                    failure.get_or_insert_with(|| why.clone());
+                }
+            }
+            self.verdicts.insert(*place, verdict);
+        }
+        self.places = open;
+        BatchAnswer {
+            whole: None,
+            failure,
+        }
+    }
 }
 
 impl BulkDesk {
@@ -141,6 +214,7 @@ impl BulkDesk {
                 entry_id: uuid::Uuid::new_v4().to_string(),
                 verdict: None,
                 event: None,
+                goes_back: false,
             };
             match self.prepare(&mut item, &raw).await {
                 Ok(Some(path)) => groups.entry(path).or_default().push(items.len()),
@@ -206,6 +280,63 @@ impl BulkDesk {
     }
 
     async fn deliver_group(&self, path: &Arc<str>, places: &[usize], items: &mut [Item]) {
+        let started = Instant::now();
+        let pending = Mutex::new(Pending {
+            places: places.to_vec(),
+            verdicts: HashMap::new(),
+        });
+        let attempt = || {
+            let (pending, items) = (&pending, &*items);
+            async move {
+                let asked = pending
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .places
+                    .clone();
+                let delivery = self.delivery(path, &asked, items);
+                let answer = self.app.deliver_bulk(&delivery).await;
+                let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+                pending.settle(&asked, items, answer)
+            }
+        };
+        let delivered = match inbound(&self.desk, &self.pubsub) {
+            None => Delivered::Answer(attempt().await),
+            Some(target) => {
+                policy::deliver(&self.desk, &target, &self.pubsub, &self.hold, attempt).await
+            }
+        };
+        let mut goes_back = false;
+        // What was not touched has the end's own verdict.
+        let rest = match delivered {
+            Delivered::Answer(batch) => batch.whole,
+            Delivered::Ending => Some(Verdict::Retry("the sidecar is stopping".to_owned())),
+            Delivered::Rejected { why, dead_letter } => {
+                goes_back = !dead_letter;
+                Some(Verdict::Retry(why))
+            }
+        };
+        let elapsed = started.elapsed();
+        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let mut pending = pending.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for place in places {
+            let Some(item) = items.get_mut(*place) else {
+                continue;
+            };
+            let own = pending.verdicts.remove(place);
+            let is_open = own.as_ref().is_none_or(Verdict::is_failure);
+            let verdict = match (&rest, own) {
+                (Some(rest), _) if is_open => rest.clone(),
+                (_, Some(own)) => own,
+                (_, None) => Verdict::Retry("no status for this entry".to_owned()),
+            };
+            *counts.entry(word(&verdict)).or_insert(0) += 1;
+            item.verdict = Some(verdict);
+            item.goes_back = goes_back;
+        }
+        self.record(&counts, elapsed);
+    }
+
+    fn delivery(&self, path: &Arc<str>, places: &[usize], items: &[Item]) -> BulkDelivery {
         let entry = |place: &usize| {
             let item = items.get(*place)?;
             let event = item.event.clone()?;
@@ -220,41 +351,19 @@ impl BulkDesk {
             BulkEvent::Cloud(event) => trace_of(event),
             BulkEvent::Raw(_) => None,
         });
-        let delivery = BulkDelivery {
+        BulkDelivery {
             pubsub: self.pubsub.clone(),
             topic: self.plan.topic.as_str().into(),
             path: path.clone(),
             metadata: [("pubsubName".to_owned(), self.pubsub.to_string())].into(),
             entries,
             trace_parent,
-        };
-        let started = Instant::now();
-        let answer = self.app.deliver_bulk(&delivery).await;
-        let elapsed = started.elapsed();
-        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for place in places {
-            let Some(item) = items.get_mut(*place) else {
-                continue;
-            };
-            let verdict = match &answer {
-                BulkVerdict::All(verdict) => verdict.clone(),
-                BulkVerdict::Each(verdicts) => {
-                    let found = verdicts.iter().find(|(id, _)| *id == item.entry_id);
-                    found.map_or_else(
-                        || Verdict::Retry("no status for this entry".to_owned()),
-                        |(_, verdict)| verdict.clone(),
-                    )
-                }
-            };
-            *counts.entry(word(&verdict)).or_insert(0) += 1;
-            item.verdict = Some(verdict);
         }
-        self.record(&counts, elapsed);
     }
 
     async fn conclude(&self, item: Item) -> Outcome {
         let ending = *self.desk.ending.borrow();
-        let has_copy = !self.plan.dead_letter_topic.is_empty();
+        let has_copy = !self.plan.dead_letter_topic.is_empty() && !item.goes_back;
         match item.verdict.unwrap_or(Verdict::Success) {
             Verdict::Success | Verdict::Forget(_) => Outcome::Done,
             Verdict::Drop(_) if !has_copy => Outcome::Done,
@@ -271,18 +380,20 @@ impl BulkDesk {
                 Err(_) if ending => Outcome::Released,
                 Err(_) => Outcome::Retry(reason),
             },
-            Verdict::Retry(_) if ending => {
+            Verdict::Retry(_) | Verdict::Refused(..) if ending => {
                 self.desk
                     .metrics
                     .released_messages
                     .add([&self.pubsub, "ending"], 1);
                 Outcome::Released
             }
-            Verdict::Retry(reason) if has_copy => match self.copy(&item.message).await {
-                Ok(()) => Outcome::Done,
-                Err(_) => Outcome::Retry(reason),
-            },
-            Verdict::Retry(reason) => Outcome::Retry(reason),
+            Verdict::Retry(reason) | Verdict::Refused(_, reason) if has_copy => {
+                match self.copy(&item.message).await {
+                    Ok(()) => Outcome::Done,
+                    Err(_) => Outcome::Retry(reason),
+                }
+            }
+            Verdict::Retry(reason) | Verdict::Refused(_, reason) => Outcome::Retry(reason),
         }
     }
 
@@ -328,7 +439,7 @@ impl BulkDesk {
 fn word(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Success => "success",
-        Verdict::Retry(_) | Verdict::Away(_) => "retry",
+        Verdict::Retry(_) | Verdict::Refused(..) | Verdict::Away(_) => "retry",
         Verdict::Drop(_) | Verdict::Forget(_) => "drop",
     }
 }

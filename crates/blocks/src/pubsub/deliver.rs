@@ -1,6 +1,6 @@
 //! From a broker's message to an answer for the broker.
 //!
-//! Order: raw or event, expired, route, app, verdict, dead letter. What the stop of the sidecar or the absence of the app
+//! Order: raw or event, expired, route, policies, app, verdict, dead letter. What the stop of the sidecar or the absence of the app
 //! leaves undone is released: neither acknowledged nor failed, and never dead-lettered.
 
 use std::sync::Arc;
@@ -14,10 +14,13 @@ use outrigger_core::cloud_event::{self, is_binary};
 use outrigger_core::json::{Numbers, Style, Value, encode, parse_all};
 use outrigger_core::metadata::raw_payload;
 use outrigger_core::{Metadata, json};
+use outrigger_lifecycle::Clock;
+use outrigger_resiliency::Resiliency;
 use outrigger_telemetry::Metrics;
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
+use super::policy::{self, Delivered, Hold, inbound};
 use super::publish::Publisher;
 use super::subscription::Plan;
 use crate::app::{AppChannel, Delivery, Verdict};
@@ -59,6 +62,8 @@ pub struct Desk {
     pub namespace: String,
     /// True once the sidecar is on its way out: what fails then is released.
     pub ending: watch::Receiver<bool>,
+    pub resiliency: Arc<Resiliency>,
+    pub clock: Clock,
     /// Told when the app turned out to be away.
     pub away: Box<dyn Fn() + Send + Sync>,
     pub in_flight: AtomicUsize,
@@ -71,6 +76,7 @@ pub(super) struct Deliverer {
     pub sink: Arc<dyn Sink>,
     pub pubsub: Arc<str>,
     pub namespaced: bool,
+    pub hold: Arc<Hold>,
 }
 
 /// What became of a message, in the words of the metrics.
@@ -150,9 +156,28 @@ impl Deliverer {
             metadata: Arc::new(message.metadata.clone().unwrap_or_default()),
         };
         let started = Instant::now();
-        let verdict = self.sink.deliver(&delivery).await;
-        self.conclude(&message, &topic, verdict, started.elapsed())
-            .await
+        let delivered = match inbound(&self.desk, &self.pubsub) {
+            None => Delivered::Answer(self.sink.deliver(&delivery).await),
+            Some(target) => {
+                let attempt = || self.sink.deliver(&delivery);
+                policy::deliver(&self.desk, &target, &self.pubsub, &self.hold, attempt).await
+            }
+        };
+        match delivered {
+            Delivered::Answer(verdict) => {
+                self.conclude(&message, &topic, verdict, started.elapsed())
+                    .await
+            }
+            Delivered::Ending => self.released(),
+            Delivered::Rejected { why, dead_letter } => {
+                self.record(&topic, &RETRY, started.elapsed());
+                if dead_letter {
+                    self.fail(&message, &topic, why).await
+                } else {
+                    Outcome::Retry(why)
+                }
+            }
+        }
     }
 
     async fn conclude(
@@ -196,7 +221,7 @@ impl Deliverer {
                     .add([&self.pubsub, "app_away"], 1);
                 Outcome::Released
             }
-            Verdict::Retry(reason) => {
+            Verdict::Retry(reason) | Verdict::Refused(_, reason) => {
                 warn!(target: SCOPE, pubsub = &*self.pubsub, topic, reason, "delivery failed");
                 self.record(topic, &RETRY, elapsed);
                 self.fail(message, topic, reason).await
@@ -207,11 +232,7 @@ impl Deliverer {
     /// The message cannot be delivered: to the dead letter topic, or back to the broker.
     async fn fail(&self, message: &Message, topic: &str, reason: String) -> Outcome {
         if self.is_ending() {
-            self.desk
-                .metrics
-                .released_messages
-                .add([&self.pubsub, "ending"], 1);
-            return Outcome::Released;
+            return self.released();
         }
         if self.plan.dead_letter_topic.is_empty() {
             return Outcome::Retry(reason);
@@ -223,6 +244,15 @@ impl Deliverer {
             }
             Err(_) => Outcome::Retry(reason),
         }
+    }
+
+    /// The sidecar is on its way out, so that the message goes back.
+    fn released(&self) -> Outcome {
+        self.desk
+            .metrics
+            .released_messages
+            .add([&self.pubsub, "ending"], 1);
+        Outcome::Released
     }
 
     fn is_ending(&self) -> bool {

@@ -7,7 +7,8 @@
 pub mod bulk;
 pub mod deliver;
 pub mod parts;
-pub mod publish;
+pub mod policy;
+mod publish;
 pub mod route;
 pub mod stream;
 pub mod subscription;

@@ -1,6 +1,6 @@
 //! Publishing: permission, envelope, broker.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,10 +9,12 @@ use outrigger_component_api::{self as api, ComponentError, PubSub};
 use outrigger_core::cloud_event::{self, Publication, WrapError};
 use outrigger_core::metadata::raw_payload;
 use outrigger_core::{ApiError, AppId, Metadata};
+use outrigger_policy::Code;
 
 use crate::component::{Handle, Instance};
-use crate::errors::pubsub as told;
-use crate::guard::{Guard, whole_millis};
+use crate::errors::{policy, pubsub as told};
+use crate::guard::{Codes, Failed, Guard, whole_millis};
+use crate::invoke::Surface;
 use crate::registry::Registry;
 
 /// At most this many entries of one bulk publish are on their way at a time.
@@ -40,6 +42,7 @@ pub struct Publish {
     pub trace_state: String,
     /// Put into the metadata of a raw message, where the API does that.
     pub raw_trace: bool,
+    pub surface: Surface,
 }
 
 /// One entry of a bulk publish, its event already as bytes.
@@ -74,6 +77,8 @@ impl From<ApiError> for PublishError {
         Self::Told(Box::new(error))
     }
 }
+
+type Broker = Instance<dyn PubSub>;
 
 /// A pub/sub component that was found.
 #[derive(Clone, Debug)]
@@ -126,38 +131,65 @@ impl Bus<'_> {
     /// When it was refused, could not be wrapped, or the broker did not confirm it.
     pub async fn publish(&self, request: Publish) -> Result<(), PublishError> {
         let raw = self.is_raw(request.metadata.as_ref())?;
-        let instance = self.publisher.guard.ready(&self.handle).await?;
-        let mut metadata = request.metadata;
-        let data = if raw {
+        let topic = request.topic.as_str();
+        // The event is made once: whoever gets it twice can tell by its id.
+        let event: OnceLock<Result<(Bytes, Option<Metadata>), PublishError>> = OnceLock::new();
+        let send = |instance: Arc<Broker>| {
+            let (event, request) = (&event, &request);
+            async move {
+                let made = event.get_or_init(|| self.event(&instance, request, raw));
+                let Ok((data, metadata)) = made else {
+                    return Err(Failed::Refused(Box::new(told::name_empty(None))));
+                };
+                self.check_topic(&instance, topic)?;
+                self.send(&instance, topic, data.clone(), metadata.clone())
+                    .await
+            }
+        };
+        let started = Instant::now();
+        let outcome = self
+            .publisher
+            .guard
+            .run(&self.handle, codes(request.surface), send)
+            .await;
+        if let Some(Err(error)) = event.into_inner() {
+            return Err(error);
+        }
+        self.record(topic, &outcome, started);
+        outcome.map_err(|failed| {
+            failed
+                .told(|error| told::publish(self.name(), topic, &error.message))
+                .into()
+        })
+    }
+
+    /// What goes out for a request: its event, or its bytes as they are.
+    fn event(
+        &self,
+        instance: &Broker,
+        request: &Publish,
+        raw: bool,
+    ) -> Result<(Bytes, Option<Metadata>), PublishError> {
+        let mut metadata = request.metadata.clone();
+        if raw {
             if request.raw_trace {
                 let metadata = metadata.get_or_insert_default();
-                metadata.insert("traceid".to_owned(), request.trace_parent);
-                metadata.insert("tracestate".to_owned(), request.trace_state);
+                metadata.insert("traceid".to_owned(), request.trace_parent.clone());
+                metadata.insert("tracestate".to_owned(), request.trace_state.clone());
             }
-            request.data
-        } else {
-            let empty = Metadata::new();
-            self.wrap(
-                &instance,
-                &request.topic,
-                &request.data,
-                &request.content_type,
-                metadata.as_ref().unwrap_or(&empty),
-                &request.trace_parent,
-                &request.trace_state,
-            )?
-        };
-        self.check_topic(&instance, &request.topic)?;
-        self.send(&instance, &request.topic, data, metadata, None)
-            .await
-            .map_err(
-                |error| match self.publisher.guard.judge(&self.handle, error) {
-                    crate::guard::Failed::Unavailable(error) => PublishError::Told(error),
-                    crate::guard::Failed::Component(error) => {
-                        told::publish(self.name(), &request.topic, &error.message).into()
-                    }
-                },
-            )
+            return Ok((request.data.clone(), metadata));
+        }
+        let empty = Metadata::new();
+        let data = self.wrap(
+            instance,
+            &request.topic,
+            &request.data,
+            &request.content_type,
+            metadata.as_ref().unwrap_or(&empty),
+            &request.trace_parent,
+            &request.trace_state,
+        )?;
+        Ok((data, metadata))
     }
 
     /// Publishes the bytes of a message to a dead letter topic.
@@ -170,22 +202,25 @@ impl Bus<'_> {
         data: Bytes,
         metadata: Option<Metadata>,
     ) -> Result<(), String> {
-        let instance = self
+        let send = |instance: Arc<Broker>| {
+            let (data, metadata) = (data.clone(), metadata.clone());
+            async move {
+                self.check_topic(&instance, topic)?;
+                self.send(&instance, topic, data, metadata).await
+            }
+        };
+        let started = Instant::now();
+        let outcome = self
             .publisher
             .guard
-            .ready(&self.handle)
-            .await
-            .map_err(|error| error.message)?;
-        self.check_topic(&instance, topic)
-            .map_err(|error| error.message)?;
-        self.send(&instance, topic, data, metadata, None)
-            .await
-            .map_err(|error| {
-                if error.doubts_connection() {
-                    self.handle.suspect();
-                }
-                error.message
-            })
+            .run(&self.handle, codes(Surface::Grpc), send)
+            .await;
+        self.record(topic, &outcome, started);
+        outcome.map_err(|failed| {
+            failed
+                .told(|error| told::publish(self.name(), topic, &error.message))
+                .message
+        })
     }
 
     /// Publishes several messages; each stands for itself.
@@ -197,80 +232,109 @@ impl Bus<'_> {
         topic: &str,
         entries: Vec<BulkEntryIn>,
         metadata: &Metadata,
+        surface: Surface,
     ) -> Result<(), Result<BulkFailed, PublishError>> {
         let raw = self
             .is_raw(Some(metadata))
             .map_err(|error| Err(error.into()))?;
-        let instance = self
+        let started = Instant::now();
+        let batch = BulkBatch::default();
+        let send = |instance: Arc<Broker>| {
+            let (batch, entries) = (&batch, &entries);
+            async move {
+                let messages = batch.messages(|| self.events(&instance, topic, entries, raw))?;
+                self.check_topic(&instance, topic)?;
+                let sends = messages.into_iter().map(|message| {
+                    let (data, metadata) = (message.data.clone(), message.metadata.clone());
+                    let kind = Some(message.content_type.clone());
+                    let request = self.request(&instance, topic, data, metadata, kind);
+                    let instance = instance.clone();
+                    async move { (message, instance.driver.publish(request).await) }
+                });
+                let outcomes: Vec<(Outgoing, Result<(), ComponentError>)> =
+                    futures_util::stream::iter(sends)
+                        .buffer_unordered(BULK_PARALLEL)
+                        .collect()
+                        .await;
+                batch.settle(outcomes)
+            }
+        };
+        let outcome = self
             .publisher
             .guard
-            .ready(&self.handle)
-            .await
-            .map_err(|error| Err(error.into()))?;
-        if entries.is_empty() {
-            return self
-                .check_topic(&instance, topic)
-                .map_err(|error| Err(error.into()));
+            .run(&self.handle, codes(surface), send)
+            .await;
+        let progress = batch.into_progress();
+        if let Some(error) = progress.refused {
+            return Err(Err(error));
         }
-        let mut messages = Vec::with_capacity(entries.len());
+        let total = entries.len();
+        let Err(failed) = outcome else {
+            if total > 0 {
+                self.record_bulk(topic, true, total, started);
+            }
+            return Ok(());
+        };
+        let pending = progress.pending.unwrap_or_default();
+        let failed = match failed {
+            Failed::Component(error) => error,
+            // Nothing has gone out: there is nothing to be said of single entries.
+            Failed::Unavailable(error) | Failed::Refused(error) if pending.len() == total => {
+                return Err(Err(PublishError::Told(error)));
+            }
+            Failed::Unavailable(error) | Failed::Refused(error) => {
+                ComponentError::failed(&error.message)
+            }
+        };
+        self.record_bulk(topic, false, total - pending.len(), started);
+        // An entry's own words where it has some, else what ended all of them.
+        let entries: Vec<(String, String)> = pending
+            .into_iter()
+            .map(|message| {
+                let said = message.error.filter(|_| !is_of_policy(&failed));
+                let said = said.unwrap_or_else(|| failed.message.clone());
+                (message.entry_id, said)
+            })
+            .collect();
+        let first = entries
+            .first()
+            .map_or(failed.message.as_str(), |(_, said)| said);
+        let error = Box::new(told::publish(self.name(), topic, first));
+        Err(Ok(BulkFailed { error, entries }))
+    }
+
+    /// What goes out for the entries of a bulk publish.
+    fn events(
+        &self,
+        instance: &Broker,
+        topic: &str,
+        entries: &[BulkEntryIn],
+        raw: bool,
+    ) -> Result<Vec<Outgoing>, PublishError> {
         let empty = Metadata::new();
-        for entry in entries {
+        let outgoing = |entry: &BulkEntryIn| {
             let data = if raw {
-                entry.data
+                entry.data.clone()
             } else {
-                let metadata = entry.metadata.as_ref().unwrap_or(&empty);
                 self.wrap(
-                    &instance,
+                    instance,
                     topic,
                     &entry.data,
                     &entry.content_type,
-                    metadata,
+                    entry.metadata.as_ref().unwrap_or(&empty),
                     &entry.trace_parent,
                     &entry.trace_state,
-                )
-                .map_err(Err)?
+                )?
             };
-            messages.push((entry.entry_id, data, entry.metadata, entry.content_type));
-        }
-        self.check_topic(&instance, topic)
-            .map_err(|error| Err(error.into()))?;
-
-        let started = Instant::now();
-        let total = messages.len();
-        let sends = messages
-            .into_iter()
-            .map(|(id, data, metadata, content_type)| {
-                let request = self.request(&instance, topic, data, metadata, Some(content_type));
-                let instance = instance.clone();
-                async move { (id, instance.driver.publish(request).await) }
-            });
-        let outcomes: Vec<(String, Result<(), ComponentError>)> = futures_util::stream::iter(sends)
-            .buffer_unordered(BULK_PARALLEL)
-            .collect()
-            .await;
-        let failed: Vec<(String, ComponentError)> = outcomes
-            .into_iter()
-            .filter_map(|(id, outcome)| Some((id, outcome.err()?)))
-            .collect();
-        self.record_bulk(topic, failed.is_empty(), total - failed.len(), started);
-        let Some((_, first)) = failed.first() else {
-            self.handle.used();
-            return Ok(());
+            Ok(Outgoing {
+                entry_id: entry.entry_id.clone(),
+                data,
+                metadata: entry.metadata.clone(),
+                content_type: entry.content_type.clone(),
+                error: None,
+            })
         };
-        if let Some((_, broken)) = failed.iter().find(|(_, error)| error.doubts_connection()) {
-            self.handle.suspect();
-            if failed.len() == total {
-                return Err(Err(self.handle.lost(broken).into()));
-            }
-        }
-        let error = Box::new(told::publish(self.name(), topic, &first.message));
-        Err(Ok(BulkFailed {
-            error,
-            entries: failed
-                .into_iter()
-                .map(|(id, error)| (id, error.message))
-                .collect(),
-        }))
+        entries.iter().map(outgoing).collect()
     }
 
     fn is_raw(&self, metadata: Option<&Metadata>) -> Result<bool, ApiError> {
@@ -349,19 +413,20 @@ impl Bus<'_> {
 
     async fn send(
         &self,
-        instance: &Instance<dyn PubSub>,
+        instance: &Broker,
         topic: &str,
         data: Bytes,
         metadata: Option<Metadata>,
-        content_type: Option<String>,
-    ) -> Result<(), ComponentError> {
-        let started = Instant::now();
-        let outcome = instance
-            .driver
-            .publish(self.request(instance, topic, data, metadata, content_type))
-            .await;
+    ) -> Result<(), Failed> {
+        let request = self.request(instance, topic, data, metadata, None);
+        Ok(instance.driver.publish(request).await?)
+    }
+
+    fn record(&self, topic: &str, outcome: &Result<(), Failed>, started: Instant) {
         let metrics = &self.publisher.guard.metrics;
-        if metrics.settings.enabled {
+        // Who was not asked is not measured.
+        let asked = !matches!(outcome, Err(Failed::Refused(_)));
+        if metrics.settings.enabled && asked {
             let labels = [
                 self.name(),
                 &metrics.settings.namespace,
@@ -373,10 +438,6 @@ impl Bus<'_> {
                 .pubsub_egress_latencies
                 .observe(labels, whole_millis(started.elapsed()));
         }
-        if outcome.is_ok() {
-            self.handle.used();
-        }
-        outcome
     }
 
     fn record_bulk(&self, topic: &str, success: bool, published: usize, started: Instant) {
@@ -396,5 +457,91 @@ impl Bus<'_> {
                 .pubsub_bulk_egress_latencies
                 .observe(labels, whole_millis(started.elapsed()));
         }
+    }
+}
+
+/// One entry of a bulk publish on its way.
+#[derive(Clone)]
+struct Outgoing {
+    entry_id: String,
+    data: Bytes,
+    metadata: Option<Metadata>,
+    content_type: String,
+    /// What the broker said last.
+    error: Option<String>,
+}
+
+/// A bulk publish: each attempt carries what has not gone out yet.
+#[derive(Default)]
+struct BulkBatch(Mutex<BulkProgress>);
+
+#[derive(Default)]
+struct BulkProgress {
+    pending: Option<Vec<Outgoing>>,
+    refused: Option<PublishError>,
+}
+
+impl BulkBatch {
+    fn lock(&self) -> MutexGuard<'_, BulkProgress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn into_progress(self) -> BulkProgress {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the next attempt carries; `make` is asked once. A copy stays, for attempts that do not come back.
+    fn messages(
+        &self,
+        make: impl FnOnce() -> Result<Vec<Outgoing>, PublishError>,
+    ) -> Result<Vec<Outgoing>, Failed> {
+        let mut progress = self.lock();
+        if progress.pending.is_none() {
+            match make() {
+                Ok(made) => progress.pending = Some(made),
+                Err(error) => {
+                    progress.refused = Some(error);
+                    return Err(Failed::Refused(Box::new(told::name_empty(None))));
+                }
+            }
+        }
+        Ok(progress.pending.clone().unwrap_or_default())
+    }
+
+    /// Takes the outcomes of one attempt.
+    fn settle(&self, outcomes: Vec<(Outgoing, Result<(), ComponentError>)>) -> Result<(), Failed> {
+        let mut worst: Option<ComponentError> = None;
+        let mut pending = Vec::new();
+        for (mut message, outcome) in outcomes {
+            if let Err(error) = outcome {
+                message.error = Some(error.message.clone());
+                pending.push(message);
+                if worst.is_none() || error.doubts_connection() {
+                    worst = Some(error);
+                }
+            }
+        }
+        self.lock().pending = Some(pending);
+        worst.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+/// Whether the last word was a policy's, and not the broker's.
+fn is_of_policy(error: &ComponentError) -> bool {
+    matches!(
+        error.message.as_str(),
+        "circuit breaker is open" | "too many requests" | policy::TIMED_OUT
+    )
+}
+
+/// Retries of publishing are matched on the broker's status, in the API's own protocol.
+fn codes(surface: Surface) -> Codes {
+    match surface {
+        Surface::Http => |error| error.status.map(|code| Code::Http(code.to_http())),
+        Surface::Grpc => |error| {
+            error
+                .status
+                .map(|code| Code::Grpc(u16::from(code.number())))
+        },
     }
 }

@@ -14,12 +14,13 @@ use outrigger_core::Metadata;
 use outrigger_core::error::{ApiError, GrpcCode};
 use outrigger_lifecycle::connection;
 use outrigger_lifecycle::subscription::{Action, Event, Machine, State, Status};
-use outrigger_lifecycle::{Clock, Scope, Stop};
+use outrigger_lifecycle::{Clock, Moment, Scope, Stop};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::bulk::{BulkDesk, BulkHandler};
 use super::deliver::{AppSink, Deliverer, Desk, SCOPE, Sink};
+use super::policy::Hold;
 use super::route::Rules;
 use super::stream::{self, Connection};
 use crate::app::{AppChannel, BulkOptions};
@@ -293,6 +294,7 @@ impl Subscriptions {
                     machine,
                     status,
                     subscribed: None,
+                    hold: Arc::new(watch::channel(None).0),
                 };
                 // The runner outlives its own scope's cancellation by the time that letting go takes.
                 let stop = scope.stop().clone();
@@ -358,6 +360,8 @@ struct Runner {
     machine: Machine,
     status: watch::Sender<Status>,
     subscribed: Option<Subscribed>,
+    /// Until when an open breaker keeps messages from the app.
+    hold: Arc<Hold>,
 }
 
 /// A source on an instance; paused while the gate is closed.
@@ -373,6 +377,7 @@ type Starting = Pin<Box<dyn std::future::Future<Output = Result<Subscribed, Stri
 enum Woken {
     Stopped,
     Conditions,
+    HoldOver,
     Started(Result<Subscribed, String>),
     Ended(ComponentError),
     Due,
@@ -382,16 +387,20 @@ impl Runner {
     async fn run(mut self, stop: Stop) {
         let mut component = self.handle.watch();
         let mut gate = self.gate.clone();
+        let mut hold = self.hold.subscribe();
         let mut starting: Option<Starting> = None;
         self.check_conditions(&mut starting).await;
         loop {
             let due = self.machine.wake_at();
             let clock = self.shared.clock;
+            let held = *hold.borrow_and_update();
             let woken = tokio::select! {
                 biased;
                 () = stop.cancelled() => Woken::Stopped,
                 Ok(()) = component.changed() => Woken::Conditions,
                 Ok(()) = gate.changed() => Woken::Conditions,
+                Ok(()) = hold.changed() => Woken::Conditions,
+                () = over(clock, held) => Woken::HoldOver,
                 started = poll_some(&mut starting) => Woken::Started(started),
                 ended = ended(self.subscribed.as_ref()), if starting.is_none() => Woken::Ended(ended),
                 () = async move { match due { Some(due) => clock.until(due).await, None => std::future::pending().await } } => Woken::Due,
@@ -404,6 +413,10 @@ impl Runner {
                     return;
                 }
                 Woken::Conditions => self.check_conditions(&mut starting).await,
+                Woken::HoldOver => {
+                    self.hold.send_replace(None);
+                    self.check_conditions(&mut starting).await;
+                }
                 Woken::Started(outcome) => {
                     starting = None;
                     self.started(outcome);
@@ -444,7 +457,7 @@ impl Runner {
 
     async fn check_conditions(&mut self, starting: &mut Option<Starting>) {
         let instance = self.handle.instance();
-        let gate = *self.gate.borrow();
+        let gate = *self.gate.borrow() && self.hold.borrow().is_none();
         // Another instance than the one subscribed on: the old one is gone, whatever its state looked like meanwhile.
         let replaced = match (&self.subscribed, &instance) {
             (Some(subscribed), Some(instance)) => !Arc::ptr_eq(&subscribed.instance, instance),
@@ -530,6 +543,7 @@ impl Runner {
                     app: app.clone(),
                     pubsub,
                     options,
+                    hold: self.hold.clone(),
                 };
                 Arc::new(BulkHandler::start(scope, desk))
             }
@@ -539,6 +553,7 @@ impl Runner {
                 sink: self.sink.clone(),
                 pubsub,
                 namespaced,
+                hold: self.hold.clone(),
             }),
         }
     }
@@ -587,6 +602,14 @@ impl Runner {
 async fn poll_some(starting: &mut Option<Starting>) -> Result<Subscribed, String> {
     match starting {
         Some(starting) => starting.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until a hold is over; for ever where there is none.
+async fn over(clock: Clock, hold: Option<Moment>) {
+    match hold {
+        Some(until) => clock.until(until).await,
         None => std::future::pending().await,
     }
 }

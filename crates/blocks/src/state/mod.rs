@@ -7,7 +7,7 @@ mod keys;
 mod seal;
 mod value;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
 use outrigger_component_api::{
@@ -70,6 +70,8 @@ pub struct BulkItem {
     pub outcome: Result<StateItem, String>,
 }
 
+type Store = Instance<dyn StateStore>;
+
 /// A store that was found. Its verbs wait for the store where needed.
 #[derive(Clone, Debug)]
 pub struct OpenStore<'a> {
@@ -123,12 +125,6 @@ impl OpenStore<'_> {
         self.state.guard.ready(&self.handle).await
     }
 
-    /// The key in the store.
-    fn qualify(&self, instance: &Instance<dyn StateStore>, key: &str) -> Result<String, ApiError> {
-        self.check_key(key)?;
-        Ok(instance.about.keys.qualify(self.name(), key))
-    }
-
     fn check_key(&self, key: &str) -> Result<(), ApiError> {
         if keys::is_legal(key) {
             Ok(())
@@ -148,19 +144,21 @@ impl OpenStore<'_> {
         metadata: Metadata,
     ) -> Result<Option<StateItem>, ApiError> {
         self.check_key(key)?;
-        let instance = self.ready().await?;
-        let request = Get {
-            key: self.qualify(&instance, key)?,
-            // Dapr: an unknown word is no error on a read.
-            consistency: Consistency::parse(consistency).unwrap_or_default(),
-            metadata,
+        // Dapr: an unknown word is no error on a read.
+        let consistency = Consistency::parse(consistency).unwrap_or_default();
+        let get = |instance: Arc<Store>| {
+            let request = Get {
+                key: instance.about.keys.qualify(self.name(), key),
+                consistency,
+                metadata: metadata.clone(),
+            };
+            async move {
+                let item = instance.driver.get(&request).await?;
+                Ok((item, instance))
+            }
         };
-        let found = self
-            .state
-            .guard
-            .call(&self.handle, "get", instance.driver.get(&request))
-            .await;
-        let item = found
+        let found = self.state.guard.call(&self.handle, "get", get).await;
+        let (item, instance) = found
             .map_err(|failed| failed.told(|cause| told::get(self.name(), key, &cause.message)))?;
         match (item, &instance.about.seal) {
             (Some(item), Some(seal)) => {
@@ -187,27 +185,29 @@ impl OpenStore<'_> {
             return Ok(Vec::new());
         }
         keys.iter().try_for_each(|key| self.check_key(key))?;
-        let instance = self.ready().await?;
-        let request = |key: &String| Get {
-            key: instance.about.keys.qualify(self.name(), key),
-            consistency: Consistency::Unset,
-            metadata: metadata.clone(),
-        };
-        let requests: Vec<Get> = keys.iter().map(request).collect();
         let parallelism = usize::try_from(parallelism)
             .ok()
             .filter(|limit| *limit > 0)
             .unwrap_or(usize::MAX);
+        let bulk_get = |instance: Arc<Store>| {
+            let request = |key: &String| Get {
+                key: instance.about.keys.qualify(self.name(), key),
+                consistency: Consistency::Unset,
+                metadata: metadata.clone(),
+            };
+            let requests: Vec<Get> = keys.iter().map(request).collect();
+            async move {
+                let found = instance.driver.bulk_get(&requests, parallelism).await?;
+                Ok((found, instance))
+            }
+        };
         let found = self
             .state
             .guard
-            .call(
-                &self.handle,
-                "bulk_get",
-                instance.driver.bulk_get(&requests, parallelism),
-            )
+            .call(&self.handle, "bulk_get", bulk_get)
             .await;
-        let found = found.map_err(|failed| failed.told(|cause| told::bulk_get(&cause.message)))?;
+        let (found, instance) =
+            found.map_err(|failed| failed.told(|cause| told::bulk_get(&cause.message)))?;
         let open = |(key, outcome): (String, Result<Option<StateItem>, ComponentError>)| {
             let outcome = outcome.map_err(|error| error.message).and_then(|item| {
                 let item = item.unwrap_or_default();
@@ -237,19 +237,26 @@ impl OpenStore<'_> {
         items
             .iter()
             .try_for_each(|item| self.check_key(&item.key))?;
-        let instance = self.ready().await?;
-        let write = async {
-            let requests: Result<Vec<Set>, ComponentError> = items
-                .iter()
-                .map(|item| self.set_request(&instance, item))
-                .collect();
-            let requests = requests?;
-            let outcomes =
-                join_all(requests.iter().map(|request| instance.driver.set(request))).await;
-            joined(outcomes)
+        let batch = Batch::new(items.len());
+        let write = |instance: Arc<Store>| {
+            let (batch, items) = (&batch, &items);
+            async move {
+                let pending = batch.pending();
+                let requests: Result<Vec<Set>, ComponentError> = pending
+                    .iter()
+                    .filter_map(|place| items.get(*place))
+                    .map(|item| self.set_request(&instance, item))
+                    .collect();
+                let requests = requests?;
+                let outcomes =
+                    join_all(requests.iter().map(|request| instance.driver.set(request))).await;
+                batch.settle(&pending, outcomes)
+            }
         };
         let outcome = self.state.guard.call(&self.handle, "set", write).await;
-        outcome.map_err(|failed| failed.told(|cause| told::save(self.name(), cause)))
+        outcome
+            .and_then(|()| batch.verdict())
+            .map_err(|failed| failed.told(|cause| told::save(self.name(), cause)))
     }
 
     /// Removes a key. An absent one without entity tag is no error.
@@ -258,12 +265,9 @@ impl OpenStore<'_> {
     /// `ERR_STATE_DELETE`, or why the store was not asked.
     pub async fn delete(&self, item: Remove) -> Result<(), ApiError> {
         self.check_key(&item.key)?;
-        let instance = self.ready().await?;
-        let remove = async {
-            instance
-                .driver
-                .delete(&self.delete_request(&instance, &item)?)
-                .await
+        let remove = |instance: Arc<Store>| {
+            let request = self.delete_request(&instance, &item);
+            async move { Ok(instance.driver.delete(&request?).await?) }
         };
         let outcome = self.state.guard.call(&self.handle, "delete", remove).await;
         outcome.map_err(|failed| failed.told(|cause| told::delete(&item.key, cause)))
@@ -277,28 +281,31 @@ impl OpenStore<'_> {
         items
             .iter()
             .try_for_each(|item| self.check_key(&item.key))?;
-        let instance = self.ready().await?;
-        let remove = async {
-            let requests: Result<Vec<Delete>, ComponentError> = items
-                .iter()
-                .map(|item| self.delete_request(&instance, item))
-                .collect();
-            let requests = requests?;
-            joined(
-                join_all(
-                    requests
-                        .iter()
-                        .map(|request| instance.driver.delete(request)),
-                )
-                .await,
-            )
+        let batch = Batch::new(items.len());
+        let remove = |instance: Arc<Store>| {
+            let (batch, items) = (&batch, &items);
+            async move {
+                let pending = batch.pending();
+                let requests: Result<Vec<Delete>, ComponentError> = pending
+                    .iter()
+                    .filter_map(|place| items.get(*place))
+                    .map(|item| self.delete_request(&instance, item))
+                    .collect();
+                let requests = requests?;
+                let deletes = requests
+                    .iter()
+                    .map(|request| instance.driver.delete(request));
+                batch.settle(&pending, join_all(deletes).await)
+            }
         };
         let outcome = self
             .state
             .guard
             .call(&self.handle, "bulk_delete", remove)
             .await;
-        outcome.map_err(|failed| failed.told(|cause| told::bulk_delete(self.name(), cause)))
+        outcome
+            .and_then(|()| batch.verdict())
+            .map_err(|failed| failed.told(|cause| told::bulk_delete(self.name(), cause)))
     }
 
     /// Whether the store can do transactions at all.
@@ -328,25 +335,29 @@ impl OpenStore<'_> {
             Change::Delete(item) => self.check_key(&item.key),
         };
         changes.iter().try_for_each(key)?;
-        let instance = self.ready().await?;
-        if !instance.driver.features().transactional {
-            return Err(told::transactions_not_supported(self.name()));
-        }
-        if let Some(max) = instance
-            .driver
-            .max_transaction_size()
-            .filter(|max| changes.len() > *max)
-        {
-            return Err(told::too_many_operations(self.name(), changes.len(), max));
-        }
-        let apply = async {
-            let request = |change: &Change| match change {
-                Change::Upsert(item) => self.set_request(&instance, item).map(Operation::Set),
-                Change::Delete(item) => self.delete_request(&instance, item).map(Operation::Delete),
-            };
-            let operations: Result<Vec<Operation>, ComponentError> =
-                changes.iter().map(request).collect();
-            instance.driver.transact(&operations?, metadata).await
+        let apply = |instance: Arc<Store>| {
+            let changes = &changes;
+            async move {
+                if !instance.driver.features().transactional {
+                    return Err(told::transactions_not_supported(self.name()).into());
+                }
+                if let Some(max) = instance
+                    .driver
+                    .max_transaction_size()
+                    .filter(|max| changes.len() > *max)
+                {
+                    return Err(told::too_many_operations(self.name(), changes.len(), max).into());
+                }
+                let request = |change: &Change| match change {
+                    Change::Upsert(item) => self.set_request(&instance, item).map(Operation::Set),
+                    Change::Delete(item) => {
+                        self.delete_request(&instance, item).map(Operation::Delete)
+                    }
+                };
+                let operations: Result<Vec<Operation>, ComponentError> =
+                    changes.iter().map(request).collect();
+                Ok(instance.driver.transact(&operations?, metadata).await?)
+            }
         };
         let outcome = self
             .state
@@ -403,23 +414,87 @@ impl OpenStore<'_> {
     }
 }
 
-/// The outcome of independent operations: a single one keeps its error; several errors become one text.
-fn joined(outcomes: Vec<Result<(), ComponentError>>) -> Result<(), ComponentError> {
-    let single = outcomes.len() == 1;
-    let errors: Vec<ComponentError> = outcomes.into_iter().filter_map(Result::err).collect();
-    if single {
-        return errors.into_iter().next().map_or(Ok(()), Err);
+/// Independent operations that are tried until none is left that another attempt could help.
+struct Batch(Mutex<Progress>);
+
+struct Progress {
+    /// Places of those that are still to be tried.
+    pending: Vec<usize>,
+    /// Of those that no further attempt can help.
+    settled: Vec<ComponentError>,
+    /// A single one keeps its error as it is.
+    is_single: bool,
+}
+
+impl Batch {
+    fn new(count: usize) -> Self {
+        Self(Mutex::new(Progress {
+            pending: (0..count).collect(),
+            settled: Vec::new(),
+            is_single: count == 1,
+        }))
     }
-    let Some(first) = errors.first() else {
-        return Ok(());
-    };
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pending(&self) -> Vec<usize> {
+        self.lock().pending.clone()
+    }
+
+    /// Takes the outcomes of one attempt. What failed on its entity tag is not tried again.
+    fn settle(
+        &self,
+        places: &[usize],
+        outcomes: Vec<Result<(), ComponentError>>,
+    ) -> Result<(), Failed> {
+        let mut progress = self.lock();
+        progress.pending.clear();
+        let mut failed = Vec::new();
+        for (place, outcome) in places.iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => {}
+                Err(error) if error.is_etag() => progress.settled.push(error),
+                Err(error) => {
+                    progress.pending.push(*place);
+                    failed.push(error);
+                }
+            }
+        }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        // Until the end, whose words name everything that failed.
+        let mut all = progress.settled.clone();
+        all.append(&mut failed);
+        Err(joined(all, progress.is_single).into())
+    }
+
+    /// After the last attempt: entity tags that did not fit.
+    fn verdict(&self) -> Result<(), Failed> {
+        let progress = self.lock();
+        if progress.settled.is_empty() {
+            return Ok(());
+        }
+        Err(joined(progress.settled.clone(), progress.is_single).into())
+    }
+}
+
+/// The errors of independent operations: a single one keeps its error; several errors become one text.
+fn joined(errors: Vec<ComponentError>, is_single: bool) -> ComponentError {
+    let mut errors = errors;
+    if is_single && let Some(only) = errors.pop() {
+        return only;
+    }
+    let first = errors.first().map_or(ErrorKind::Failed, |error| error.kind);
     let text = errors
         .iter()
         .map(|error| error.message.as_str())
         .collect::<Vec<_>>()
         .join("\n");
     if let Some(broken) = errors.iter().find(|error| error.doubts_connection()) {
-        return Err(ComponentError::new(broken.kind, text));
+        return ComponentError::new(broken.kind, text);
     }
     // Dapr: pkg/components/state/bulk.go names the kind in front when nothing but entity tags failed.
     if errors.iter().all(ComponentError::is_etag) {
@@ -429,11 +504,11 @@ fn joined(outcomes: Vec<Result<(), ComponentError>>) -> Result<(), ComponentErro
         let (kind, words) = if invalid {
             (ErrorKind::EtagInvalid, "invalid etag value")
         } else {
-            (first.kind, "possible etag mismatch. error from state store")
+            (first, "possible etag mismatch. error from state store")
         };
-        return Err(ComponentError::new(kind, format!("{words}: {text}")));
+        return ComponentError::new(kind, format!("{words}: {text}"));
     }
-    Err(ComponentError::new(ErrorKind::Failed, text))
+    ComponentError::new(ErrorKind::Failed, text)
 }
 
 /// So that callers can match on it.

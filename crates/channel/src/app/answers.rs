@@ -2,6 +2,7 @@
 
 use outrigger_blocks::app::{BulkVerdict, Verdict};
 use outrigger_core::json::{Value, parse_all};
+use outrigger_policy::Code;
 
 /// The answer of an HTTP app to one message.
 pub(super) fn verdict(status: u16, body: &[u8]) -> Verdict {
@@ -22,9 +23,12 @@ pub(super) fn verdict(status: u16, body: &[u8]) -> Verdict {
             }
         }
         404 => Verdict::Drop("the app answered 404".to_owned()),
-        status => Verdict::Retry(format!(
-            "retriable error returned from app while processing pub/sub event, status code returned: {status}"
-        )),
+        status => Verdict::Refused(
+            Code::Http(status),
+            format!(
+                "retriable error returned from app while processing pub/sub event, status code returned: {status}"
+            ),
+        ),
     }
 }
 
@@ -107,8 +111,10 @@ mod tests {
             Verdict::Drop(_)
         ));
         assert!(matches!(verdict(404, b""), Verdict::Drop(_)));
-        assert!(matches!(verdict(302, b""), Verdict::Retry(_)));
-        assert!(matches!(verdict(500, b""), Verdict::Retry(_)));
+        for status in [302, 500] {
+            let code = Code::Http(status);
+            assert!(matches!(verdict(status, b""), Verdict::Refused(found, _) if found == code));
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use outrigger_core::error::GrpcCode;
 use outrigger_core::trace::TraceContext;
 use outrigger_core::{Body, Metadata};
 use outrigger_lifecycle::Scope;
+use outrigger_policy::Code;
 use outrigger_proto::dapr::proto::common::v1 as common;
 use outrigger_proto::dapr::proto::runtime::v1 as runtime;
 use outrigger_proto::google::protobuf::Any;
@@ -28,6 +29,7 @@ use outrigger_wire::http2;
 
 use super::{READY_TIMEOUT, Settings, Turnstile, accepts};
 use crate::peer::codec::verb_number;
+use crate::pushback;
 use crate::trace::{add_trace, trace_in};
 
 const ON_INVOKE: &str = "/dapr.proto.runtime.v1.AppCallback/OnInvoke";
@@ -160,7 +162,8 @@ impl GrpcApp {
         if lost {
             Verdict::Away(why)
         } else {
-            Verdict::Retry(why)
+            let code = u16::from(error.status.code.number());
+            Verdict::Refused(Code::Grpc(code), why)
         }
     }
 }
@@ -435,6 +438,7 @@ impl GrpcApp {
             || (Bytes::new(), String::new()),
             |data| (data.value, data.type_url),
         );
+        let pushback = pushback::of(&status.metadata, status.details.as_ref());
         Reply {
             status: ReplyStatus::Grpc {
                 code: status.code,
@@ -442,6 +446,7 @@ impl GrpcApp {
                 details: status.details,
             },
             fields: headers,
+            pushback,
             trailers: status.metadata,
             content_type: (!decoded.content_type.is_empty()).then_some(decoded.content_type),
             type_url,

@@ -20,6 +20,7 @@ use outrigger_core::json::{Numbers, Style, Value, encode};
 use outrigger_core::trace::TraceContext;
 use outrigger_core::{Body, BodyError};
 use outrigger_lifecycle::Scope;
+use outrigger_policy::Pushback;
 use outrigger_telemetry::metrics::{Metrics, Sizes};
 use outrigger_wire::Target;
 use outrigger_wire::http1::{self, ClientError};
@@ -356,6 +357,7 @@ pub(crate) fn reply(answer: Response<Body>) -> Reply {
         content_type,
         type_url: String::new(),
         body,
+        pushback: Pushback::None,
     }
 }
 

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use outrigger_lifecycle::Scope;
 use outrigger_proto::Message as _;
 use outrigger_proto::opentelemetry::proto as otlp;
-use outrigger_telemetry::span::Finished;
+use outrigger_telemetry::span::{Event, Finished};
 use outrigger_wire::tls::ClientTls;
 use outrigger_wire::{grpc, http1, http2};
 
@@ -168,12 +168,23 @@ fn span(from: &Finished) -> otlp::Span {
             .iter()
             .map(|(name, value)| attribute(name, value))
             .collect(),
-        events: Vec::new(),
+        events: from.events.iter().map(event).collect(),
         status: from.error.as_ref().map(|message| otlp::SpanStatus {
             message: message.clone(),
             code: 2,
         }),
         flags: u32::from(from.context.flags),
+    }
+}
+
+fn event(from: &Event) -> otlp::span::Event {
+    let attributes = from.attributes.iter();
+    otlp::span::Event {
+        time_unix_nano: from.nanos,
+        name: from.name.to_owned(),
+        attributes: attributes
+            .map(|(name, value)| attribute(name, value))
+            .collect(),
     }
 }
 
@@ -203,6 +214,11 @@ mod tests {
             start_nanos: 1,
             end_nanos: 2,
             attributes: vec![("dapr.api".into(), "GET /".into())],
+            events: vec![Event {
+                name: "e",
+                nanos: 1,
+                attributes: vec![("k", "v".into())],
+            }],
             error: Some("Code(500): x".into()),
         };
         let out = span(&finished);
@@ -213,6 +229,7 @@ mod tests {
                 code: 2
             })
         );
+        assert_eq!((out.events.len(), out.events[0].attributes.len()), (1, 1));
         assert_eq!((out.kind, &out.parent_span_id[..]), (3, &[1; 8][..]));
         let resource = Resource {
             service_name: "app".into(),

@@ -1,7 +1,7 @@
 //! Zipkin's JSON.
 
 use outrigger_core::json::{Numbers, Style, Value, encode};
-use outrigger_telemetry::span::{Finished, Kind};
+use outrigger_telemetry::span::{Event, Finished, Kind};
 use outrigger_wire::http1;
 
 use super::{Resource, client_of, hex, post};
@@ -67,6 +67,12 @@ fn json(resource: &Resource, span: &Finished) -> Value {
         Kind::Consumer => Some("CONSUMER"),
     };
     members.extend(kind.map(|kind| ("kind".to_owned(), Value::string(kind))));
+    if !span.events.is_empty() {
+        members.push((
+            "annotations".to_owned(),
+            Value::Array(span.events.iter().map(annotation).collect()),
+        ));
+    }
     let mut tags: Vec<(String, Value)> = span
         .attributes
         .iter()
@@ -79,6 +85,18 @@ fn json(resource: &Resource, span: &Finished) -> Value {
     }
     members.push(("tags".to_owned(), Value::Object(tags)));
     Value::Object(members)
+}
+
+/// Zipkin's events are one text each.
+fn annotation(event: &Event) -> Value {
+    let mut text = event.name.to_owned();
+    for (name, value) in &event.attributes {
+        text.push_str(&format!(" {name}={value}"));
+    }
+    Value::object([
+        ("timestamp", integer(event.nanos / 1_000)),
+        ("value", Value::String(text)),
+    ])
 }
 
 fn integer(number: u64) -> Value {
@@ -106,6 +124,7 @@ mod tests {
             start_nanos: 5_000,
             end_nanos: 9_000,
             attributes: Vec::new(),
+            events: Vec::new(),
             error: None,
         };
         let json = json(

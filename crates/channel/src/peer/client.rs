@@ -16,6 +16,7 @@ use outrigger_blocks::invoke::{Call, CallFailure, PeerClient, Reply, ReplyStatus
 use outrigger_core::error::GrpcCode;
 use outrigger_core::{AppId, Body, BodyError, Namespace};
 use outrigger_lifecycle::Scope;
+use outrigger_policy::Pushback;
 use outrigger_proto::Message as _;
 use outrigger_proto::dapr::proto::internals::v1 as internals;
 use outrigger_wire::grpc::{CallError, Channel, Status};
@@ -24,6 +25,7 @@ use outrigger_wire::{Target, http2};
 use super::codec::{self, Extra, FRAME_PREFIX, Malformed, Piece};
 use super::pieces::{Incoming, send_rest, split_first};
 use super::{CALL_LOCAL, CALL_LOCAL_STREAM};
+use crate::pushback;
 use crate::trace::{add_trace, trace_in};
 
 const DESTINATION: HeaderName = HeaderName::from_static("destination-app-id");
@@ -285,6 +287,7 @@ async fn reply(
         message: status.message,
         unsent: false,
         told: None,
+        retry_after: None,
     };
     if let Some(status) = replies.ended.take() {
         return Err(failed(status));
@@ -323,7 +326,12 @@ fn with_body(head: codec::ResponseHead, body: Body) -> Reply {
     ) {
         fields.entry(CONTENT_TYPE).or_insert(kind);
     }
+    let pushback = match &status {
+        ReplyStatus::Grpc { details, .. } => pushback::of(&trailers, details.as_ref()),
+        ReplyStatus::Http(_) => Pushback::None,
+    };
     Reply {
+        pushback,
         status,
         fields,
         trailers,
@@ -343,6 +351,7 @@ fn failure(error: CallError) -> CallFailure {
         message: error.status.message,
         unsent: error.unsent,
         told: None,
+        retry_after: None,
     }
 }
 

@@ -186,6 +186,7 @@ impl PeerServer {
             }
         };
         let call = Call {
+            doubled_slash: false,
             method,
             verb,
             lacks_extension,
@@ -347,6 +348,7 @@ impl PeerServer {
         let caller = self.received(&fields);
         let span = self.span(&mut fields, trace, &method);
         let call = Call {
+            doubled_slash: false,
             method,
             verb: head.verb,
             lacks_extension: head.lacks_extension,

@@ -123,6 +123,10 @@ pub struct ApiOptions {
     pub state_json_numbers: StateJsonNumbers,
     /// `--component-not-ready-status`: 503; 500 is daprd's.
     pub component_not_ready_status: u16,
+    /// `--resiliency-details`: false.
+    pub resiliency_details: bool,
+    /// `--resiliency-strict`: false.
+    pub resiliency_strict: bool,
 }
 
 /// `--allowed-origins`.

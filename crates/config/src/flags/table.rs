@@ -176,6 +176,8 @@ pub(super) const FLAGS: &[Flag] = &[
     ours("component-retry-base", "500ms", Time(|d, v| positive(v, &mut d.components.retry_base)), "pause before a component is tried again; it doubles each time"),
     ours("component-retry-cap", "10s", Time(|d, v| positive(v, &mut d.components.retry_cap)), "longest of these pauses"),
     ours("component-not-ready-status", "503", Text(|d, v| exact(v, STATUSES, "503 or 500", &mut d.api.component_not_ready_status)), "HTTP status of calls to a component that is not ready: 503, or 500 as in daprd"),
+    ours("resiliency-details", "false", Switch(|d, v| d.api.resiliency_details = v), "put the field outrigger-resiliency on every answer, with attempts, policies and the breaker's state; otherwise it is on failures that policies have to do with, with the reason"),
+    ours("resiliency-strict", "false", Switch(|d, v| d.api.resiliency_strict = v), "end the start when a Resiliency resource is refused"),
     ours("startup-settle-timeout", "10s", Time(|d, v| not_negative(v, &mut d.lifecycle.settle_timeout)), "how long the start waits for the first attempts of all components"),
     ours("outbound-ready", "settled", Text(|d, v| exact(v, OUTBOUND, "settled or all-ready", &mut d.lifecycle.outbound_ready)), "when outbound health turns good: settled (every first attempt has ended) or all-ready, as in daprd"),
     ours("readiness-requires", "required", Text(|d, v| exact(v, REQUIRES, "none, required, all or controlplane", &mut d.lifecycle.readiness_requires)), "what readiness asks for besides the sidecar: none, required (annotated components), all or controlplane"),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Compile, Context, Loaded, Rejected, ResourceKind};
+use super::{Compile, Context, Loaded, Refused, Rejected, ResourceKind, sketch};
 use crate::component::ComponentResource;
 use crate::dependency::cycles;
 use crate::diagnostic::{Diagnostic, Place};
@@ -22,7 +22,25 @@ enum Read {
 }
 
 impl Loaded {
-    pub(super) fn take_unreadable(&mut self, file: &Arc<str>, line: u32, error: &YamlError) {
+    /// As [`Loaded::take_unreadable`], looking for a Resiliency resource in what does not parse.
+    pub(super) fn take_broken(
+        &mut self,
+        (file, text): (&Arc<str>, &str),
+        line: u32,
+        error: &YamlError,
+    ) {
+        self.take_unreadable(file, line, error);
+        if let (Some(name), Some(rejected)) =
+            (sketch::resiliency(text, line), self.rejected.last_mut())
+        {
+            let mut place = rejected.place.clone();
+            place.line = line;
+            place.column = 1;
+            self.refused_resiliencies.push(Refused { name, place });
+        }
+    }
+
+    fn take_unreadable(&mut self, file: &Arc<str>, line: u32, error: &YamlError) {
         let told = unreadable(file, error);
         self.rejected.push(Rejected {
             name: file_and_line(file, line),
@@ -77,9 +95,7 @@ impl Loaded {
             Sort::HttpEndpoint => {
                 Read::HttpEndpoint(HttpEndpointResource::read(&document, root, header, context))
             }
-            Sort::Resiliency => {
-                Read::Resiliency(ResiliencyResource::read(&document, root, header, compile))
-            }
+            Sort::Resiliency => Read::Resiliency(ResiliencyResource::read(&document, root, header)),
             Sort::Component | Sort::Ignored(_) | Sort::Misspelt(_) => {
                 Read::Component(ComponentResource::read(&document, root, header, context))
             }
@@ -93,6 +109,12 @@ impl Loaded {
                 } else {
                     format!("{} (and {others} more)", first.summary())
                 };
+                if let Read::Resiliency(resource) = &read {
+                    self.refused_resiliencies.push(Refused {
+                        name: resource.name.clone(),
+                        place: resource.place.clone(),
+                    });
+                }
                 self.rejected
                     .push(read.rejected(file, root.at.line, reason));
             }

@@ -1,6 +1,7 @@
 //! From resource files to what this app gets of them.
 
 mod accept;
+mod sketch;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,8 @@ pub struct Loaded {
     /// In the order in which they are merged.
     pub resiliencies: Vec<ResiliencyResource>,
     pub rejected: Vec<Rejected>,
+    /// Which of `rejected` are Resiliency resources, so that a reload can keep the last good version of each.
+    pub refused_resiliencies: Vec<Refused>,
     /// Sorted by place.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -89,6 +92,14 @@ pub struct Rejected {
     pub place: Place,
 }
 
+/// A Resiliency resource that is refused as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// `metadata.name`; empty where it cannot be read.
+    pub name: String,
+    pub place: Place,
+}
+
 /// Reads resource files: every document is checked by itself, then names are compared.
 ///
 /// `files` come in the order of the folders and of the names within them.
@@ -109,7 +120,7 @@ pub(crate) fn read(
         for document in documents(text, Schema::Legacy) {
             match &document.root {
                 Ok(root) => loaded.take(&file, root, context, compile, notes),
-                Err(error) => loaded.take_unreadable(&file, document.line, error),
+                Err(error) => loaded.take_broken((&file, text), document.line, error),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Single values in their typed forms.
 
+use std::ops::RangeInclusive;
+
 use outrigger_core::duration::{GoDuration, parse_go};
 use outrigger_core::json::Value;
 use outrigger_core::nearest::nearest;
@@ -32,6 +34,10 @@ impl<'a> Field<'a> {
 
     /// Records that the value has the wrong form.
     fn refuse(&self, expected: &str) {
+        self.reader.tell(self.refusal(expected));
+    }
+
+    fn refusal(&self, expected: &str) -> Diagnostic {
         let found = match self.node.as_scalar() {
             Some(scalar) if scalar.meaning != Meaning::Null => shown(self.name(), &scalar.text),
             _ => Some(self.node.kind().to_owned()),
@@ -40,7 +46,7 @@ impl<'a> Field<'a> {
         let mut diagnostic =
             Diagnostic::error("CFG-TYPE", self.place(), message).expected(expected);
         diagnostic.found = found;
-        self.reader.tell(diagnostic);
+        diagnostic
     }
 
     /// Records that the value, whatever its form, cannot be used.
@@ -138,6 +144,24 @@ impl<'a> Field<'a> {
         count
     }
 
+    /// A number within bounds, whole or not.
+    pub(crate) fn number(&self, bounds: RangeInclusive<f64>, expected: &str) -> Option<f64> {
+        let number = match self.node.as_scalar().map(|scalar| scalar.meaning) {
+            Some(Meaning::Int(number)) => number as f64,
+            Some(Meaning::Float(number)) => number,
+            _ => {
+                self.refuse("a number");
+                return None;
+            }
+        };
+        if !bounds.contains(&number) {
+            let message = format!("`{}` is out of range", self.name());
+            self.unusable("CFG-RANGE", message, expected);
+            return None;
+        }
+        Some(number)
+    }
+
     pub(crate) fn object(&self) -> Option<Object<'a>> {
         match &self.node.content {
             Content::Map(entries) => {
@@ -150,7 +174,12 @@ impl<'a> Field<'a> {
                     asked: std::cell::RefCell::default(),
                 })
             }
-            Content::List(_) | Content::Scalar(_) => {
+            Content::List(_) => {
+                let help = "each entry is a key of its own, such as `name: ...`, without a dash";
+                self.reader.tell(self.refusal("a map").help(help));
+                None
+            }
+            Content::Scalar(_) => {
                 self.refuse("a map");
                 None
             }

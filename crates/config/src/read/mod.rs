@@ -4,21 +4,26 @@
 //! so that reading goes on; what nobody asked for becomes a warning at the end.
 
 mod field;
+mod inset;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use outrigger_core::nearest::nearest;
 
 use crate::diagnostic::{Diagnostic, Place};
-use crate::yaml::{Content, Entry, Node, Schema, YamlError, duplicates, join, last_of_each};
+use crate::yaml::{
+    Content, Entry, Node, Position, Schema, YamlError, duplicates, join, last_of_each,
+};
 pub(crate) use field::Field;
+pub(crate) use inset::Inset;
 
 /// The file and the diagnostics of one document.
 pub(crate) struct Reader {
     file: Arc<str>,
     schema: Schema,
+    inset: OnceCell<Inset>,
     found: RefCell<Vec<Diagnostic>>,
 }
 
@@ -27,16 +32,35 @@ impl Reader {
         Self {
             file: file.clone(),
             schema,
+            inset: OnceCell::new(),
             found: RefCell::default(),
         }
     }
 
+    /// Tells where the nodes of a document within the document are; there may be one.
+    pub(crate) fn set_inset(&self, inset: Inset) {
+        self.inset.set(inset).ok();
+    }
+
+    /// Whether the places of what follows `at` are known, too.
+    pub(crate) fn is_exact(&self, at: Position) -> bool {
+        self.inset.get().is_none_or(|inset| inset.is_exact(at))
+    }
+
     pub(crate) fn place(&self, node: &Node, path: &str) -> Place {
+        self.place_at(node.at, path)
+    }
+
+    pub(crate) fn place_at(&self, at: Position, path: &str) -> Place {
+        let (at, path) = match self.inset.get() {
+            Some(inset) => inset.place(at, path),
+            None => (at, path.to_owned()),
+        };
         Place {
             file: self.file.clone(),
-            line: node.at.line,
-            column: node.at.column,
-            path: path.to_owned(),
+            line: at.line,
+            column: at.column,
+            path,
         }
     }
 
@@ -68,12 +92,8 @@ impl Reader {
     /// Tells keys that a map holds twice; resources take the last value, as Dapr does, the Configuration takes none.
     fn tell_duplicates(&self, entries: &[Entry], path: &str) {
         for (entry, first) in duplicates(entries) {
-            let place = Place {
-                file: self.file.clone(),
-                line: entry.at.line,
-                column: entry.at.column,
-                path: join(path, &entry.key),
-            };
+            let place = self.place_at(entry.at, &join(path, &entry.key));
+            let first = self.place_at(first, path);
             let message = format!("`{}` stands here a second time", entry.key);
             let help = format!("the first one is in line {}", first.line);
             self.tell(match self.schema {
@@ -85,7 +105,7 @@ impl Reader {
     }
 
     /// As [`Reader::tell_duplicates`], for a value that is taken as a whole.
-    fn tell_all_duplicates(&self, node: &Node, path: &str) {
+    pub(crate) fn tell_all_duplicates(&self, node: &Node, path: &str) {
         match &node.content {
             Content::Scalar(_) => {}
             Content::List(items) => {
@@ -159,6 +179,17 @@ impl<'a> Object<'a> {
             }
         })?;
         Some(self.at(entry))
+    }
+
+    /// `node` in place of the field's own value.
+    pub(crate) fn field_as<'b>(&'b self, name: &'static str, node: &'b Node) -> Field<'b> {
+        self.knows(&[name]);
+        Field {
+            reader: self.reader,
+            node,
+            name: name.to_owned(),
+            path: join(&self.path, name),
+        }
     }
 
     fn at(&self, entry: &'a Entry) -> Field<'a> {
@@ -272,12 +303,9 @@ impl<'a> Object<'a> {
             Schema::Modern => asked.contains(&name),
         };
         for entry in self.entries.iter().filter(|entry| !known(&entry.key)) {
-            let place = Place {
-                file: self.reader.file.clone(),
-                line: entry.at.line,
-                column: entry.at.column,
-                path: join(&self.path, &entry.key),
-            };
+            let place = self
+                .reader
+                .place_at(entry.at, &join(&self.path, &entry.key));
             let diagnostic = Diagnostic::warning(
                 "CFG-UNKNOWN-FIELD",
                 place,

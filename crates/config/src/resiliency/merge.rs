@@ -1,13 +1,13 @@
 //! What shows only when all resources are together.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use super::{PolicyNames, ResiliencyResource};
+use super::{PolicyNames, ResiliencyResource, TotalTimeout};
 use crate::diagnostic::{Diagnostic, Place};
 use outrigger_core::nearest::nearest;
 
 /// Retries that a target may name although nobody defines them.
-const BUILT_IN_RETRIES: [&str; 5] = [
+pub(super) const BUILT_IN_RETRIES: [&str; 5] = [
     "DaprBuiltInServiceRetries",
     "DaprBuiltInActorRetries",
     "DaprBuiltInActorReminderRetries",
@@ -20,44 +20,48 @@ const BUILT_IN_RETRIES: [&str; 5] = [
 pub(crate) fn check(resources: &[ResiliencyResource]) -> Vec<Diagnostic> {
     let mut told = Vec::new();
     repeated(resources, &mut told);
-    for resource in resources {
-        let targets = &resource.targets;
-        for (name, target) in &targets.apps {
-            missing(
-                resources,
-                &target.policies,
-                &target.place,
-                &format!("app `{name}`"),
-                &mut told,
-            );
-        }
-        for (name, target) in &targets.actors {
-            missing(
-                resources,
-                &target.policies,
-                &target.place,
-                &format!("actor type `{name}`"),
-                &mut told,
-            );
-        }
-        for (name, target) in &targets.components {
-            missing(
-                resources,
-                &target.inbound,
-                &target.place,
-                &format!("component `{name}` (inbound)"),
-                &mut told,
-            );
-            missing(
-                resources,
-                &target.outbound,
-                &target.place,
-                &format!("component `{name}` (outbound)"),
-                &mut told,
-            );
-        }
+    let known = Known::of(resources);
+    for slot in resources.iter().flat_map(slots) {
+        missing(&known, &slot, &mut told);
     }
     told
+}
+
+/// A place in a target that may name policies.
+pub(super) struct Slot<'a> {
+    pub(super) names: &'a PolicyNames,
+    place: &'a Place,
+    target: String,
+}
+
+/// All of a resource's, in the order of its kinds of target.
+pub(super) fn slots(resource: &ResiliencyResource) -> Vec<Slot<'_>> {
+    let targets = &resource.targets;
+    let mut slots = Vec::new();
+    let mut add = |names, place, target: String| {
+        slots.push(Slot {
+            names,
+            place,
+            target,
+        });
+    };
+    for (name, target) in &targets.apps {
+        add(&target.policies, &target.place, format!("app `{name}`"));
+        for method in &target.methods {
+            let of = format!("method `{}` of app `{name}`", method.pattern);
+            add(&method.policies, &method.place, of);
+        }
+    }
+    for (name, target) in &targets.actors {
+        let of = format!("actor type `{name}`");
+        add(&target.policies, &target.place, of);
+    }
+    for (name, target) in &targets.components {
+        let of = |direction: &str| format!("component `{name}` ({direction})");
+        add(&target.inbound, &target.place, of("inbound"));
+        add(&target.outbound, &target.place, of("outbound"));
+    }
+    slots
 }
 
 fn repeated(resources: &[ResiliencyResource], told: &mut Vec<Diagnostic>) {
@@ -113,54 +117,61 @@ fn repeated(resources: &[ResiliencyResource], told: &mut Vec<Diagnostic>) {
     }
 }
 
-fn missing(
-    resources: &[ResiliencyResource],
-    names: &PolicyNames,
-    place: &Place,
-    target: &str,
-    told: &mut Vec<Diagnostic>,
-) {
-    let all = |of: fn(&ResiliencyResource) -> Vec<&str>| {
-        resources.iter().flat_map(of).collect::<Vec<&str>>()
+/// Every name that a target may name.
+struct Known<'a> {
+    timeouts: BTreeSet<&'a str>,
+    retries: BTreeSet<&'a str>,
+    breakers: BTreeSet<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    fn of(resources: &'a [ResiliencyResource]) -> Self {
+        let policies = || resources.iter().map(|resource| &resource.policies);
+        Self {
+            timeouts: policies()
+                .flat_map(|policies| policies.timeouts.keys().map(String::as_str))
+                .collect(),
+            retries: policies()
+                .flat_map(|policies| policies.retries.keys().map(String::as_str))
+                .chain(BUILT_IN_RETRIES)
+                .collect(),
+            breakers: policies()
+                .flat_map(|policies| policies.circuit_breakers.keys().map(String::as_str))
+                .collect(),
+        }
+    }
+}
+
+fn missing(known: &Known<'_>, slot: &Slot<'_>, told: &mut Vec<Diagnostic>) {
+    /// With more findings than this, nobody reads which name is near, and to look for it takes long.
+    const HELPED: usize = 100;
+    let Slot {
+        names,
+        place,
+        target,
+    } = slot;
+    let total = match &names.total_timeout {
+        Some(TotalTimeout::Named(name)) => Some(name),
+        Some(TotalTimeout::Limit(_)) | None => None,
     };
-    let kinds = [
-        (
-            "timeout",
-            &names.timeout,
-            all(|r| r.policies.timeouts.keys().map(String::as_str).collect()),
-        ),
-        (
-            "retry",
-            &names.retry,
-            all(|r| {
-                r.policies
-                    .retries
-                    .keys()
-                    .map(String::as_str)
-                    .chain(BUILT_IN_RETRIES)
-                    .collect()
-            }),
-        ),
+    for (kind, name, known) in [
+        ("timeout", names.timeout.as_ref(), &known.timeouts),
+        ("total timeout", total, &known.timeouts),
+        ("retry", names.retry.as_ref(), &known.retries),
         (
             "circuit breaker",
-            &names.circuit_breaker,
-            all(|r| {
-                r.policies
-                    .circuit_breakers
-                    .keys()
-                    .map(String::as_str)
-                    .collect()
-            }),
+            names.circuit_breaker.as_ref(),
+            &known.breakers,
         ),
-    ];
-    for (kind, name, known) in kinds {
-        if let Some(name) = name.as_ref().filter(|name| !known.contains(&name.as_str())) {
+    ] {
+        if let Some(name) = name.filter(|name| !known.contains(name.as_str())) {
             let message =
                 format!("{target} names the {kind} `{name}`, which nothing defines; it gets none");
-            told.push(
-                Diagnostic::error("CFG-UNKNOWN-POLICY", place.clone(), message)
-                    .nearest(nearest(name, known)),
-            );
+            let close = (told.len() < HELPED)
+                .then(|| nearest(name, known.iter().copied()))
+                .flatten();
+            let place = (*place).clone();
+            told.push(Diagnostic::error("CFG-UNKNOWN-POLICY", place, message).nearest(close));
         }
     }
 }

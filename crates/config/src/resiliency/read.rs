@@ -5,16 +5,12 @@ use std::time::Duration;
 
 use outrigger_core::duration::GoDuration;
 
-use super::codes::{self, GRPC, HTTP};
 use super::targets::read_targets;
-use super::trip::warn_of_unknown_counters;
 use super::{
     CircuitBreakerPolicy, CodeMatch, Policies, ResiliencyResource, RetryBackOff, RetryPolicy,
-    TimeoutPolicy,
+    TimeoutPolicy, annotation, durations, extensions, trip,
 };
 use crate::diagnostic::Diagnostic;
-use crate::expression;
-use crate::load::Compile;
 use crate::read::{Field, Object};
 use crate::resource::{Header, fingerprint};
 use crate::yaml::Node;
@@ -23,39 +19,60 @@ use crate::yaml::Node;
 const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
 /// Longest base pause of an exponential back-off.
 const DEFAULT_MAX_INTERVAL: Duration = Duration::from_secs(60);
+/// First base pause of an exponential back-off.
+const DEFAULT_INITIAL: Duration = Duration::from_millis(500);
+/// How long an exponential back-off goes on.
+const DEFAULT_MAX_ELAPSED: Duration = Duration::from_secs(15 * 60);
+/// The longest pause that a server may ask for.
+const DEFAULT_MAX_PUSHBACK: Duration = Duration::from_secs(60);
+/// Growth of an exponential back-off.
+const DEFAULT_MULTIPLIER: f64 = 1.5;
+/// Share of an exponential back-off that is left to chance.
+const DEFAULT_RANDOMIZATION: f64 = 0.5;
+/// Below this, a default time-out hinders activities of workflows.
+const WORKFLOW_ACTIVITY: Duration = Duration::from_secs(60);
 /// How long a breaker stays open.
 const DEFAULT_OPEN: Duration = Duration::from_secs(60);
 
 /// Retries that exist without being configured; redefining one has a floor of three.
 const BUILT_IN: [&str; 4] = [
-    "DaprBuiltInServiceRetries",
+    SERVICE,
     "DaprBuiltInActorRetries",
     "DaprBuiltInActorReminderRetries",
     "DaprBuiltInInitializationRetries",
 ];
+/// The one of them that decides by itself which failures count.
+pub(super) const SERVICE: &str = "DaprBuiltInServiceRetries";
 /// The one that cannot be redefined.
 const PROTECTED: &str = "DaprBuiltInActorNotFoundRetries";
 
 impl ResiliencyResource {
     /// Reads a document whose kind and header are known.
-    pub(crate) fn read(
-        document: &Object<'_>,
-        root: &Node,
-        header: Header,
-        compile: Compile<'_>,
-    ) -> Self {
-        let spec = document.object("spec");
+    pub(crate) fn read(document: &Object<'_>, root: &Node, header: Header) -> Self {
+        let merged = annotation::merged(document, root);
+        let field = merged
+            .as_ref()
+            .map(|node| document.field_as("spec", node.as_ref()));
+        let spec = field.and_then(|spec| spec.object());
         let spec = spec.as_ref();
         let policies = spec
             .and_then(|spec| spec.object("policies"))
-            .map(|policies| read_policies(&policies, compile))
+            .map(|policies| read_policies(&policies))
             .unwrap_or_default();
         let targets = spec
             .and_then(|spec| spec.object("targets"))
             .map(|targets| read_targets(&targets))
             .unwrap_or_default();
+        let errors = spec.and_then(extensions::errors);
+        let built_in = spec.map(extensions::built_in).unwrap_or_default();
         if let Some(spec) = spec {
-            spec.finish();
+            spec.finish_with(|name| match name {
+                "timeouts" | "retries" | "circuitBreakers" => Some("it belongs below `policies`"),
+                "apps" | "actors" | "components" => Some("it belongs below `targets`"),
+                "scopes" => Some("it belongs beside `spec`, not below it"),
+                "spec" => Some("leave it out: this is the `spec`"),
+                _ => None,
+            });
         }
         document.finish_with(|name| match name {
             "policies" | "targets" => Some("it belongs below `spec`"),
@@ -66,6 +83,8 @@ impl ResiliencyResource {
             namespace: header.namespace,
             policies,
             targets,
+            errors,
+            built_in,
             scopes: header.scopes,
             place: header.name_place,
             fingerprint: fingerprint(root),
@@ -97,106 +116,156 @@ pub(super) fn map<'a>(field: &Field<'a>) -> Option<Object<'a>> {
     }
 }
 
-fn read_policies(object: &Object<'_>, compile: Compile<'_>) -> Policies {
+fn read_policies(object: &Object<'_>) -> Policies {
     let policies = Policies {
-        timeouts: each(object, "timeouts", |name, field| {
-            if field.node.is_null() {
-                field.unusable(
-                    "CFG-DURATION",
-                    format!("`{name}` has no duration"),
-                    "a number with a unit such as `5s`",
-                );
-            }
-            let limit = field.duration_or_milliseconds()?.positive();
-            Some(TimeoutPolicy {
-                limit,
-                place: field.place(),
-            })
-        }),
+        timeouts: each(object, "timeouts", read_timeout),
         retries: each(object, "retries", read_retry),
-        circuit_breakers: each(object, "circuitBreakers", |_, field| {
-            read_breaker(field, compile)
-        }),
+        circuit_breakers: each(object, "circuitBreakers", |_, field| read_breaker(field)),
     };
     object.finish();
     policies
 }
 
-/// A duration field; empty and absent mean the default.
-fn duration(object: &Object<'_>, name: &'static str) -> Option<GoDuration> {
-    let field = object.field(name)?;
-    if field
-        .node
-        .as_scalar()
-        .is_some_and(|scalar| scalar.text.is_empty())
-    {
-        return None;
+fn read_timeout(name: &str, field: &Field<'_>) -> Option<TimeoutPolicy> {
+    if field.node.is_null() {
+        field.unusable(
+            "CFG-DURATION",
+            format!("`{name}` has no duration"),
+            "a number with a unit such as `5s`",
+        );
     }
-    field.duration_or_milliseconds()
+    let limit = durations::read(field, "no time-out")?.positive();
+    if name == "DefaultTimeoutPolicy" && limit.is_some_and(|limit| limit < WORKFLOW_ACTIVITY) {
+        let told = Diagnostic::warning(
+            "CFG-WORKFLOW-TIMEOUT",
+            field.place(),
+            format!("`{name}` ends activities of workflows, too, which may take longer"),
+        );
+        field.reader().tell(told.help(
+            "a default of 60s or more, or `DefaultAppTimeoutPolicy` and `DefaultComponentTimeoutPolicy`",
+        ));
+    }
+    Some(TimeoutPolicy {
+        limit,
+        place: field.place(),
+    })
 }
 
 fn read_retry(name: &str, field: &Field<'_>) -> Option<RetryPolicy> {
     let mut policy = RetryPolicy {
         back_off: RetryBackOff::Constant {
             pause: DEFAULT_PAUSE,
+            jitter: 0.0,
         },
         max_retries: None,
+        max_elapsed: None,
+        total_timeout: None,
+        max_pushback: DEFAULT_MAX_PUSHBACK,
+        budget: None,
+        attempt_marker: false,
         http_codes: CodeMatch::Every,
         grpc_codes: CodeMatch::Every,
         place: field.place(),
     };
+    let mut gives_up_unasked = false;
     if let Some(object) = map(field) {
-        let pause = duration(&object, "duration").map_or(DEFAULT_PAUSE, GoDuration::clamped);
-        let max_interval =
-            duration(&object, "maxInterval").map_or(DEFAULT_MAX_INTERVAL, GoDuration::clamped);
-        let constant = RetryBackOff::Constant { pause };
-        let words = [
-            ("constant", constant),
-            ("exponential", RetryBackOff::Exponential { max_interval }),
-        ];
-        let word = object.field("policy").filter(|field| {
-            field
-                .node
-                .as_scalar()
-                .is_none_or(|scalar| !scalar.text.is_empty())
-        });
-        policy.back_off = word
-            .and_then(|word| word.choice(true, &words))
-            .unwrap_or(constant);
+        policy.back_off = read_back_off(&object);
         policy.max_retries = object.integer("maxRetries").and_then(limit);
-        if let Some(matching) = object.object("matching") {
-            policy.http_codes = matching
-                .field("httpStatusCodes")
-                .map(|field| codes::read(&field, HTTP))
-                .unwrap_or_default();
-            policy.grpc_codes = matching
-                .field("gRPCStatusCodes")
-                .map(|field| codes::read(&field, GRPC))
-                .unwrap_or_default();
-            matching.finish();
-        }
+        let elapsed = durations::optional(&object, "maxElapsedTime", "without limit");
+        let is_exponential = matches!(policy.back_off, RetryBackOff::Exponential { .. });
+        policy.max_elapsed = match elapsed {
+            Some(elapsed) => elapsed.positive(),
+            None => is_exponential.then_some(DEFAULT_MAX_ELAPSED),
+        };
+        gives_up_unasked = is_exponential && elapsed.is_none();
+        policy.total_timeout = durations::optional(&object, "totalTimeout", "without limit")
+            .and_then(GoDuration::positive);
+        policy.max_pushback = durations::or(&object, "maxPushback", DEFAULT_MAX_PUSHBACK);
+        policy.budget = extensions::budget(&object);
+        policy.attempt_marker = object.boolean("attemptMarker").unwrap_or(false);
+        (policy.http_codes, policy.grpc_codes) = extensions::matching(&object);
         object.finish();
     }
     if name == PROTECTED {
-        tell(
-            field,
-            "CFG-BUILT-IN",
-            format!("`{name}` cannot be redefined and stays as it is"),
+        // Dapr's words, for who searches logs for them.
+        let message = format!(
+            "Attempted to override protected policy {name} which is not allowed. Ignoring provided policy and using default."
         );
+        warn(field, "CFG-BUILT-IN", message);
         return None;
     }
     if BUILT_IN.contains(&name) && policy.max_retries.is_none_or(|retries| retries < 3) {
-        tell(
-            field,
-            "CFG-BUILT-IN",
-            format!("`{name}` retries three times at least; `maxRetries` is taken as 3"),
+        let message = format!(
+            "Attempted override of {name} did not meet minimum retry count, resetting to 3."
         );
+        warn(field, "CFG-BUILT-IN", message);
         policy.max_retries = Some(3);
+    }
+    let every = (&CodeMatch::Every, &CodeMatch::Every);
+    if name == SERVICE && (&policy.http_codes, &policy.grpc_codes) != every {
+        let message =
+            format!("`matching` of `{name}` has no effect: only lost connections are tried again");
+        warn(field, "CFG-NO-EFFECT", message);
+    }
+    if gives_up_unasked && policy.max_retries.is_none() {
+        let told = Diagnostic::warning(
+            "CFG-RETRY-ELAPSED",
+            field.place(),
+            format!(
+                "`{name}` gives up after about 15 minutes, although `maxRetries` sets no limit"
+            ),
+        );
+        field
+            .reader()
+            .tell(told.help("`maxElapsedTime` sets another limit, and `maxElapsedTime: 0s` none"));
     }
     Some(policy)
 }
 
-fn tell(field: &Field<'_>, code: &'static str, message: String) {
+fn read_back_off(object: &Object<'_>) -> RetryBackOff {
+    let word = object.field("policy").filter(|field| {
+        field
+            .node
+            .as_scalar()
+            .is_none_or(|scalar| !scalar.text.is_empty())
+    });
+    let is_exponential = word
+        .and_then(|word| word.choice(true, &[("constant", false), ("exponential", true)]))
+        .unwrap_or(false);
+    let share = |name, default| {
+        let number = |field: Field<'_>| field.number(0.0..=1.0, "a number from 0 to 1");
+        object.field(name).and_then(number).unwrap_or(default)
+    };
+    let constant = RetryBackOff::Constant {
+        pause: durations::or(object, "duration", DEFAULT_PAUSE),
+        jitter: share("jitter", 0.0),
+    };
+    let exponential = RetryBackOff::Exponential {
+        initial: durations::or(object, "initialInterval", DEFAULT_INITIAL),
+        max_interval: durations::or(object, "maxInterval", DEFAULT_MAX_INTERVAL),
+        multiplier: object
+            .field("multiplier")
+            .and_then(|field| field.number(1.0..=f64::MAX, "a number from 1"))
+            .unwrap_or(DEFAULT_MULTIPLIER),
+        randomization: share("randomizationFactor", DEFAULT_RANDOMIZATION),
+    };
+    // Dapr's own two fields are left alone: many resources have both.
+    let (back_off, idle, other): (_, &[&str], _) = if is_exponential {
+        (exponential, &["jitter"], "constant")
+    } else {
+        let idle = &["initialInterval", "multiplier", "randomizationFactor"];
+        (constant, idle, "exponential")
+    };
+    for (key, field) in object.members() {
+        if idle.iter().any(|name| name.eq_ignore_ascii_case(key)) && !field.node.is_null() {
+            let message = format!("`{key}` has no effect without `policy: {other}`");
+            warn(&field, "CFG-NO-EFFECT", message);
+        }
+    }
+    back_off
+}
+
+fn warn(field: &Field<'_>, code: &'static str, message: String) {
     field
         .reader()
         .tell(Diagnostic::warning(code, field.place(), message));
@@ -207,12 +276,17 @@ fn limit(number: i64) -> Option<u32> {
     (number >= 0).then(|| u32::try_from(number).unwrap_or(u32::MAX))
 }
 
-fn read_breaker(field: &Field<'_>, compile: Compile<'_>) -> Option<CircuitBreakerPolicy> {
+fn read_breaker(field: &Field<'_>) -> Option<CircuitBreakerPolicy> {
     let mut policy = CircuitBreakerPolicy {
         max_requests: 1,
         interval: None,
         timeout: DEFAULT_OPEN,
         trip: None,
+        http_codes: CodeMatch::Every,
+        grpc_codes: CodeMatch::Every,
+        ignores_client_errors: false,
+        counts_stream_errors: false,
+        on_open: None,
         place: field.place(),
     };
     if let Some(object) = map(field) {
@@ -221,16 +295,17 @@ fn read_breaker(field: &Field<'_>, compile: Compile<'_>) -> Option<CircuitBreake
             .and_then(|field| field.count())
             .filter(|count| *count > 0)
             .unwrap_or(1);
-        policy.interval = duration(&object, "interval").and_then(GoDuration::positive);
-        policy.timeout = duration(&object, "timeout")
+        policy.interval =
+            durations::optional(&object, "interval", "that the counts are never cleared")
+                .and_then(GoDuration::positive);
+        policy.timeout = durations::optional(&object, "timeout", "60s")
             .and_then(GoDuration::positive)
             .unwrap_or(DEFAULT_OPEN);
-        if let Some(trip) = object.field("trip") {
-            policy.trip = expression::read(&trip, compile);
-            if let Some(expression) = &policy.trip {
-                warn_of_unknown_counters(&trip, expression);
-            }
-        }
+        policy.trip = object.field("trip").and_then(|field| trip::read(&field));
+        (policy.http_codes, policy.grpc_codes) = extensions::matching(&object);
+        policy.ignores_client_errors = object.boolean("ignoreClientErrors").unwrap_or(false);
+        policy.counts_stream_errors = object.boolean("countStreamErrors").unwrap_or(false);
+        policy.on_open = extensions::on_open(&object);
         object.finish();
     }
     Some(policy)

@@ -27,6 +27,7 @@ pub(super) async fn invoke(
     let data = message.data.unwrap_or_default();
     let extension = message.http_extension;
     let call = Call {
+        doubled_slash: false,
         method: message.method,
         verb: extension
             .as_ref()

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use outrigger_blocks::errors::pubsub as told;
+use outrigger_blocks::invoke::Surface;
 use outrigger_blocks::pubsub::{BulkEntryIn, Publish, PublishError};
 use outrigger_core::Metadata;
 use outrigger_core::metadata::raw_payload;
@@ -38,6 +39,7 @@ pub(super) async fn single(
         trace_parent,
         trace_state,
         raw_trace: true,
+        surface: Surface::Grpc,
     };
     bus.publish(request).await.map_err(failed)
 }
@@ -155,7 +157,9 @@ async fn publish_all(
             trace_state,
         });
     }
-    let outcome = bus.bulk_publish(&topic, messages, &metadata).await;
+    let outcome = bus
+        .bulk_publish(&topic, messages, &metadata, Surface::Grpc)
+        .await;
     for mut span in spans {
         if outcome.is_err() {
             span.fail(|| "the messages were not all published".to_owned());

@@ -4,6 +4,7 @@ mod absent;
 pub(crate) mod invoke;
 mod metadata;
 mod publish;
+mod resiliency;
 mod secrets;
 mod state;
 
@@ -33,6 +34,8 @@ pub(crate) async fn call(api: &Api, asked: Asked<'_>, verb: Verb) -> Outcome {
         Verb::GetBulkSecret => secrets::bulk_get(api, asked).await,
         Verb::GetMetadata => Ok(metadata::get(api)),
         Verb::PutMetadata => metadata::put(api, asked).await,
+        Verb::GetResiliency => Ok(resiliency::get(api)),
+        Verb::ResetBreakers => resiliency::reset(api, asked).await,
         Verb::Healthz => done(api.blocks.health.ready(Some(asked.query().get("appid")))),
         Verb::HealthzOutbound => done(api.blocks.health.outbound()),
         Verb::HealthzLive => Ok(reply::empty()),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use outrigger_blocks::errors::pubsub as told;
+use outrigger_blocks::invoke::Surface;
 use outrigger_blocks::pubsub::{BulkEntryIn, BulkFailed, Publish, PublishError};
 use outrigger_core::error::ApiError;
 use outrigger_core::json::{Numbers, Style, Value, encode, map_field, parse_first, text_field};
@@ -45,6 +46,7 @@ pub(super) async fn single(api: &Api, mut asked: Asked<'_>) -> Outcome {
         trace_parent,
         trace_state,
         raw_trace: false,
+        surface: Surface::Http,
     };
     match bus.publish(request).await {
         Ok(()) => Ok(reply::empty()),
@@ -140,7 +142,9 @@ pub(super) async fn bulk(api: &Api, mut asked: Asked<'_>) -> Outcome {
             trace_state,
         });
     }
-    let outcome = bus.bulk_publish(topic, messages, &metadata).await;
+    let outcome = bus
+        .bulk_publish(topic, messages, &metadata, Surface::Http)
+        .await;
     for mut span in spans {
         if outcome.is_err() {
             span.fail(|| "the messages were not all published".to_owned());

@@ -182,6 +182,10 @@ impl EndpointClient for ExternalEndpoints {
         self.current.load().knows(name)
     }
 
+    fn base_url(&self, name: &str) -> Option<String> {
+        self.current.load().base_url(name)
+    }
+
     async fn call(&self, target: &str, call: Call) -> Result<Reply, CallFailure> {
         let current = self.current.load_full();
         current.call(target, call).await

@@ -50,8 +50,9 @@ impl CallError {
 pub struct Call {
     pub requests: SendStream<Bytes>,
     pub(super) response: ResponseFuture,
-    slot: Slot,
-    max_message: usize,
+    /// On a connection whose places are counted.
+    pub(super) slot: Option<Slot>,
+    pub(super) max_message: usize,
 }
 
 /// The reply of a call: headers, then messages, then a status.
@@ -115,7 +116,7 @@ impl Channel {
         Ok(Call {
             requests: started.requests,
             response: started.response,
-            slot: started.slot,
+            slot: Some(started.slot),
             max_message: self.max_message,
         })
     }

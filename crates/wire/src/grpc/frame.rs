@@ -91,18 +91,74 @@ pub struct MessageReader {
     limit: usize,
 }
 
+/// Bytes that came in one or more frames.
 #[derive(Debug)]
-enum Held {
+pub(super) enum Held {
     /// Bytes of one frame, shared with it.
     Whole(Bytes),
     /// Bytes gathered from several frames.
     Gathered(BytesMut),
 }
 
+impl Held {
+    pub(super) fn new() -> Self {
+        Self::Whole(Bytes::new())
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Whole(bytes) => bytes,
+            Self::Gathered(bytes) => bytes,
+        }
+    }
+
+    /// Takes the bytes of one more frame. `limit` is that of a message.
+    pub(super) fn push(&mut self, frame: Bytes, limit: usize) {
+        *self = match std::mem::replace(self, Self::new()) {
+            Self::Whole(bytes) if !bytes.is_empty() => {
+                let room = Self::expected(&bytes, frame.len(), limit);
+                let mut gathered = BytesMut::with_capacity(room);
+                gathered.extend_from_slice(&bytes);
+                gathered.extend_from_slice(&frame);
+                Self::Gathered(gathered)
+            }
+            Self::Gathered(mut bytes) if !bytes.is_empty() => {
+                bytes.extend_from_slice(&frame);
+                Self::Gathered(bytes)
+            }
+            Self::Whole(_) | Self::Gathered(_) => Self::Whole(frame),
+        };
+    }
+
+    /// Room for the message that has begun, within reason.
+    fn expected(held: &[u8], more: usize, limit: usize) -> usize {
+        let announced = held
+            .split_first_chunk::<PREFIX>()
+            .map_or(0, |([_, a, b, c, d], _)| {
+                u32::from_be_bytes([*a, *b, *c, *d]) as usize + PREFIX
+            });
+        announced.min(limit).min(1 << 20).max(held.len() + more)
+    }
+
+    /// The bytes, which stay here too.
+    pub(super) fn share(&mut self) -> Bytes {
+        let bytes = std::mem::replace(self, Self::new()).into_bytes();
+        *self = Self::Whole(bytes.clone());
+        bytes
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Whole(bytes) => bytes,
+            Self::Gathered(bytes) => bytes.freeze(),
+        }
+    }
+}
+
 impl MessageReader {
     pub fn new(limit: usize) -> Self {
         Self {
-            held: Held::Whole(Bytes::new()),
+            held: Held::new(),
             limit,
         }
     }
@@ -112,11 +168,7 @@ impl MessageReader {
     /// # Errors
     /// When its prefix is not acceptable.
     pub fn take(&mut self) -> Result<Option<Bytes>, FrameError> {
-        let held: &[u8] = match &self.held {
-            Held::Whole(bytes) => bytes,
-            Held::Gathered(bytes) => bytes,
-        };
-        let Some((prefix, rest)) = held.split_first_chunk::<PREFIX>() else {
+        let Some((prefix, rest)) = self.held.as_slice().split_first_chunk::<PREFIX>() else {
             return Ok(None);
         };
         let [flag, a, b, c, d] = *prefix;
@@ -147,39 +199,11 @@ impl MessageReader {
 
     /// Takes the bytes of one more frame.
     pub fn push(&mut self, frame: Bytes) {
-        self.held = match std::mem::replace(&mut self.held, Held::Whole(Bytes::new())) {
-            Held::Whole(bytes) if !bytes.is_empty() => {
-                let mut gathered = BytesMut::with_capacity(self.expected(&bytes, frame.len()));
-                gathered.extend_from_slice(&bytes);
-                gathered.extend_from_slice(&frame);
-                Held::Gathered(gathered)
-            }
-            Held::Gathered(mut bytes) if !bytes.is_empty() => {
-                bytes.extend_from_slice(&frame);
-                Held::Gathered(bytes)
-            }
-            Held::Whole(_) | Held::Gathered(_) => Held::Whole(frame),
-        };
-    }
-
-    /// Room for the message that has begun, within reason.
-    fn expected(&self, held: &[u8], more: usize) -> usize {
-        let announced = held
-            .split_first_chunk::<PREFIX>()
-            .map_or(0, |([_, a, b, c, d], _)| {
-                u32::from_be_bytes([*a, *b, *c, *d]) as usize + PREFIX
-            });
-        announced
-            .min(self.limit)
-            .min(1 << 20)
-            .max(held.len() + more)
+        self.held.push(frame, self.limit);
     }
 
     pub fn is_empty(&self) -> bool {
-        match &self.held {
-            Held::Whole(bytes) => bytes.is_empty(),
-            Held::Gathered(bytes) => bytes.is_empty(),
-        }
+        self.held.as_slice().is_empty()
     }
 }
 
@@ -201,9 +225,9 @@ impl Messages {
         }
     }
 
-    pub(super) fn holding(stream: RecvStream, limit: usize, slot: Slot) -> Self {
+    pub(super) fn holding(stream: RecvStream, limit: usize, slot: Option<Slot>) -> Self {
         Self {
-            _slot: Some(slot),
+            _slot: slot,
             ..Self::new(stream, limit)
         }
     }
@@ -256,11 +280,7 @@ impl Messages {
 
     /// Gives the stream back for relaying, with the bytes that were read ahead.
     pub fn into_parts(self) -> (Bytes, RecvStream) {
-        let held = match self.reader.held {
-            Held::Whole(bytes) => bytes,
-            Held::Gathered(bytes) => bytes.freeze(),
-        };
-        (held, self.stream)
+        (self.reader.held.into_bytes(), self.stream)
     }
 }
 

@@ -152,15 +152,20 @@ impl Reply {
         Ok(())
     }
 
-    /// Sends a head as it came from elsewhere.
-    pub(super) fn raw_head(&mut self, head: Response<()>, end: bool) -> Result<(), Gone> {
+    /// Sends headers as they came from elsewhere.
+    pub(super) fn raw_head(&mut self, headers: HeaderMap, end: bool) -> Result<(), Gone> {
+        let mut head = Response::new(());
+        *head.headers_mut() = headers;
         self.stream = Some(self.respond.send_response(head, end).map_err(|_| Gone)?);
         Ok(())
     }
 
-    /// Whether the caller has cancelled, before anything was sent.
+    /// Whether the caller has cancelled or gone away.
     pub(super) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.respond.poll_reset(context).map(|_| ())
+        match &mut self.stream {
+            Some(stream) => stream.poll_reset(context).map(|_| ()),
+            None => self.respond.poll_reset(context).map(|_| ()),
+        }
     }
 
     /// Whether the reply has begun.
@@ -199,18 +204,7 @@ impl Reply {
 
     /// Completes when the caller cancels or goes away.
     pub async fn cancelled(&mut self) {
-        match &mut self.stream {
-            Some(stream) => {
-                std::future::poll_fn(|context| stream.poll_reset(context))
-                    .await
-                    .ok();
-            }
-            None => {
-                std::future::poll_fn(|context| self.respond.poll_reset(context))
-                    .await
-                    .ok();
-            }
-        }
+        std::future::poll_fn(|context| self.poll_gone(context)).await;
     }
 
     /// Ends the call abruptly.

@@ -1,0 +1,171 @@
+//! Deliveries under their policies.
+//!
+//! An open breaker says nothing of a message: it waits, and its subscription is paused, until the breaker lets somebody
+//! try. Neither a rejection nor the end of the sidecar ever makes a dead letter.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_lifecycle::Moment;
+use outrigger_policy::Failure;
+use outrigger_policy::breaker::Rejection;
+use outrigger_resiliency::{
+    ComponentKind, Ending, Flow, Judged, OnOpen, Operation, Refusal, Step, Target, limited,
+};
+use tokio::sync::watch;
+
+use super::deliver::Desk;
+use crate::app::Verdict;
+use crate::errors::policy::TIMED_OUT;
+use crate::guard::component_key;
+
+/// Who waits for a probe looks this often.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Until when a subscription is to fetch nothing; its runner heeds it.
+pub(super) type Hold = watch::Sender<Option<Moment>>;
+
+/// What came of a delivery.
+pub(super) enum Delivered<V> {
+    Answer(V),
+    /// The breaker rejected it, and the message is to go on its way without the app.
+    Rejected {
+        why: String,
+        dead_letter: bool,
+    },
+    /// The sidecar is on its way out.
+    Ending,
+}
+
+/// How policies take an answer of the app.
+pub(super) trait Judge {
+    /// `None` where the app is away, which says nothing of it.
+    fn judged(&self) -> Option<Result<(), (Failure, String)>>;
+
+    fn timed_out() -> Self;
+}
+
+impl Judge for Verdict {
+    fn judged(&self) -> Option<Result<(), (Failure, String)>> {
+        let failed = |code, why: &String| {
+            let failure = Failure {
+                code,
+                ..Failure::default()
+            };
+            Some(Err((failure, why.clone())))
+        };
+        match self {
+            Self::Success | Self::Drop(_) | Self::Forget(_) => Some(Ok(())),
+            Self::Retry(why) => failed(None, why),
+            Self::Refused(code, why) => failed(Some(*code), why),
+            Self::Away(_) => None,
+        }
+    }
+
+    fn timed_out() -> Self {
+        Self::Retry(TIMED_OUT.to_owned())
+    }
+}
+
+/// The policies of what a component delivers; nothing where there are none.
+pub(super) fn inbound(desk: &Desk, pubsub: &str) -> Option<Arc<Target>> {
+    desk.resiliency
+        .component(pubsub, ComponentKind::Pubsub, Flow::Inbound)
+}
+
+/// Delivers under policies: as often, and as long, as they say.
+pub(super) async fn deliver<V, F, A>(
+    desk: &Desk,
+    target: &Arc<Target>,
+    pubsub: &str,
+    hold: &Hold,
+    mut deliver: F,
+) -> Delivered<V>
+where
+    V: Judge,
+    F: FnMut() -> A,
+    A: Future<Output = V>,
+{
+    let mut ending = desk.ending.clone();
+    let mut operation = Operation::begin(target, component_key(target, pubsub), None);
+    loop {
+        let pass = match operation.attempt() {
+            Ok(pass) => pass,
+            Err(refusal) => match target.plan().on_open.unwrap_or(OnOpen::Hold) {
+                OnOpen::Hold => {
+                    let until = hold_until(desk, &refusal, hold);
+                    if ended(&mut ending, desk.clock.until(until)).await {
+                        return Delivered::Ending;
+                    }
+                    continue;
+                }
+                chosen @ (OnOpen::Nack | OnOpen::DeadLetter) => {
+                    return Delivered::Rejected {
+                        why: refusal.to_string(),
+                        dead_letter: chosen == OnOpen::DeadLetter,
+                    };
+                }
+            },
+        };
+        let (answer, step) = match limited(&pass, deliver()).await {
+            None => {
+                let step = operation.conclude(pass, Ending::TimedOut);
+                (V::timed_out(), step)
+            }
+            Some(answer) => {
+                let step = match answer.judged() {
+                    // Its pass is dropped: this was no attempt that says anything.
+                    None => return Delivered::Answer(answer),
+                    Some(Ok(())) => operation.conclude(pass, Ending::Success),
+                    Some(Err((failure, why))) => {
+                        let judged = Judged {
+                            failure,
+                            neutral: false,
+                            why: &why,
+                        };
+                        operation.conclude(pass, Ending::Failed(judged))
+                    }
+                };
+                (answer, step)
+            }
+        };
+        match step {
+            Step::Deliver => return Delivered::Answer(answer),
+            Step::Retry(at) => {
+                if ended(&mut ending, operation.pause(at)).await {
+                    return Delivered::Ending;
+                }
+            }
+        }
+    }
+}
+
+/// Pauses the subscription for as long as nothing will get through; when to try again.
+fn hold_until(desk: &Desk, refusal: &Refusal, hold: &Hold) -> Moment {
+    let now = desk.clock.now();
+    match refusal.rejection {
+        Rejection::Open => {
+            // Strictly after the breaker's own moment.
+            let until = now + refusal.retry_after + Duration::from_millis(1);
+            hold.send_if_modified(|held| {
+                let later = held.is_none_or(|held| held < until);
+                if later {
+                    *held = Some(until);
+                }
+                later
+            });
+            until
+        }
+        Rejection::TooMany => now + refusal.retry_after.min(LOOK).max(Duration::from_millis(1)),
+    }
+}
+
+/// Waits; true if the sidecar began to end first.
+async fn ended(ending: &mut watch::Receiver<bool>, wait: impl Future<Output = ()>) -> bool {
+    tokio::select! {
+        biased;
+        over = ending.wait_for(|ending| *ending) => over.is_ok(),
+        () = wait => false,
+    }
+}
