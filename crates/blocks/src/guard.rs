@@ -5,6 +5,7 @@
 //! that is not ready is no failure of what the breaker protects, so it is asked about first.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,7 +62,7 @@ impl Failed {
         if target.is_precise() {
             Self::Refused(Box::new(told::timed_out()))
         } else {
-            Self::Component(ComponentError::failed(told::TIMED_OUT))
+            out_of_time()
         }
     }
 
@@ -182,14 +183,16 @@ impl Guard {
         let name = handle.info.name.as_str();
         let target = policy_kind(handle.info.kind)
             .and_then(|kind| self.resiliency.component(name, kind, Flow::Outbound));
-        let Some(target) = target else {
-            let instance = self.ready(handle).await.map_err(unavailable)?;
-            return self.judged(handle, call(instance).await);
-        };
-        let mut operation = Operation::begin(&target, component_key(&target, name), None);
+        // With policies or without, the call stands here once: its future is large.
+        let mut operation = target
+            .as_ref()
+            .map(|target| Operation::begin(target, component_key(target, name), None));
         loop {
-            let (outcome, step) = match self.ready_within(handle, operation.time_left()).await {
-                Err(error) => {
+            let time = operation.as_ref().and_then(Operation::time_left);
+            let ready = self.ready_within(handle, time).await;
+            let (outcome, step) = match (ready, &mut operation) {
+                (Err(error), None) => return Err(unavailable(error)),
+                (Err(error), Some(operation)) => {
                     let failed = unavailable(error);
                     let step = match failed.ending(codes) {
                         Ending::Failed(judged) => operation.unmade(&judged),
@@ -197,30 +200,27 @@ impl Guard {
                     };
                     (Err(failed), step)
                 }
-                Ok(instance) => {
-                    let pass = operation
-                        .attempt()
-                        .map_err(|refusal| Failed::rejected(&refusal))?;
-                    match limited(&pass, call(instance)).await {
-                        None => {
-                            let step = operation.conclude(pass, Ending::TimedOut);
-                            (Err(Failed::timed_out(&target)), step)
-                        }
-                        Some(outcome) => {
-                            let outcome = self.judged(handle, outcome);
-                            let ending = match &outcome {
-                                Ok(_) => Ending::Success,
-                                Err(failed) => failed.ending(codes),
-                            };
-                            let step = operation.conclude(pass, ending);
-                            (outcome, step)
-                        }
-                    }
+                (Ok(instance), operation) => {
+                    let pass = operation.as_mut().map(Operation::attempt).transpose();
+                    let pass = pass.map_err(|refusal| Failed::rejected(&refusal))?;
+                    let outcome = limited(pass.as_ref(), pin!(call(instance))).await;
+                    let outcome = outcome.map(|outcome| self.judged(handle, outcome));
+                    let (Some(operation), Some(pass)) = (operation, pass) else {
+                        return outcome.unwrap_or_else(|| Err(out_of_time()));
+                    };
+                    let ending = match &outcome {
+                        None => Ending::TimedOut,
+                        Some(Ok(_)) => Ending::Success,
+                        Some(Err(failed)) => failed.ending(codes),
+                    };
+                    let step = operation.conclude(pass, ending);
+                    let late = || Err(Failed::timed_out(operation.target()));
+                    (outcome.unwrap_or_else(late), step)
                 }
             };
-            match step {
-                Step::Deliver => return outcome,
-                Step::Retry(at) => operation.pause(at).await,
+            match (step, &operation) {
+                (Step::Retry(at), Some(operation)) => operation.pause(at).await,
+                _ => return outcome,
             }
         }
     }
@@ -292,6 +292,10 @@ pub(crate) fn component_key<'k>(target: &'k Target, name: &'k str) -> Key<'k> {
         joint: "-",
         within: name,
     }
+}
+
+fn out_of_time() -> Failed {
+    Failed::Component(ComponentError::failed(told::TIMED_OUT))
 }
 
 fn unavailable(error: ApiError) -> Failed {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use outrigger_core::error::{ApiError, GrpcCode, rpc_text};
 use outrigger_core::{AppId, Body, Namespace};
-use outrigger_lifecycle::Clock;
+use outrigger_lifecycle::{Clock, Moment};
 use outrigger_policy::{Attempts, Failure, Next, Pushback};
 use outrigger_resiliency::{Resiliency, RetryRule, Slot, tell_recovery, tell_retry};
 use outrigger_telemetry::Metrics;
@@ -58,6 +58,8 @@ pub struct Call {
     /// The type behind the data of a gRPC message.
     pub type_url: String,
     pub body: Body,
+    /// When the caller stops waiting, where it said so.
+    pub until: Option<Moment>,
 }
 
 impl Call {
@@ -75,6 +77,7 @@ impl Call {
             content_type: self.content_type.clone(),
             type_url: self.type_url.clone(),
             body: Body::EMPTY,
+            until: self.until,
         }
     }
 }

@@ -11,6 +11,7 @@ use outrigger_core::Metadata;
 use outrigger_core::json::{Numbers, Style, Value, encode};
 use outrigger_lifecycle::phase::Phase;
 use outrigger_lifecycle::{Clock, gate};
+use outrigger_resiliency::Resiliency;
 use tokio::sync::watch;
 
 use crate::component::AnyHandle;
@@ -62,6 +63,7 @@ pub struct MetadataApi {
     pub phase: watch::Receiver<Phase>,
     pub gate: watch::Receiver<gate::State>,
     pub clock: Clock,
+    pub resiliency: Arc<Resiliency>,
     /// What users have put there.
     pub extended: Mutex<Metadata>,
 }
@@ -134,6 +136,11 @@ impl MetadataApi {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        if !self.resiliency.is_empty() {
+            let [closed, half_open, open] = self.resiliency.census();
+            let counts = format!(r#"{{"closed":{closed},"half-open":{half_open},"open":{open}}}"#);
+            extended.insert("outrigger.dev/breakers".to_owned(), counts);
+        }
         extended.insert(VERSION_KEY.to_owned(), self.runtime_version.clone());
         extended.insert("outrigger.dev/version".to_owned(), self.version.clone());
         extended.insert("outrigger.dev/phase".to_owned(), phase.name().to_owned());

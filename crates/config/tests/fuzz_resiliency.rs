@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use outrigger_config::load::{Loaded, load};
-use outrigger_config::resiliency::{ResiliencyResource, RetryBackOff, advise};
+use outrigger_config::resiliency::{Jitter, ResiliencyResource, RetryBackOff, advise};
 use outrigger_config::{Context, Diagnostic, ResourceKind};
 use outrigger_policy::trip::Trip;
 use proptest::prelude::*;
@@ -441,7 +441,11 @@ fn assert_valid(resource: &ResiliencyResource, text: &str) {
     for policy in resource.policies.retries.values() {
         let share = 0.0..=1.0;
         match policy.back_off {
-            RetryBackOff::Constant { jitter, .. } => assert!(share.contains(&jitter), "{text}"),
+            RetryBackOff::Constant {
+                jitter: Jitter::Share(jitter),
+                ..
+            } => assert!(share.contains(&jitter), "{text}"),
+            RetryBackOff::Constant { .. } => {}
             RetryBackOff::Exponential {
                 multiplier,
                 randomization,

@@ -15,6 +15,7 @@ use outrigger_core::Secret;
 use outrigger_core::error::{Detail, GrpcCode};
 use outrigger_core::secret::equal_in_constant_time;
 use outrigger_core::trace::{TraceContext, check_baggage};
+use outrigger_lifecycle::Moment;
 use outrigger_proto::Message;
 use outrigger_resiliency::report::{self, Report, Wish};
 use outrigger_telemetry::metrics::Sizes;
@@ -68,6 +69,8 @@ pub(crate) struct Context {
     pub metadata: HeaderMap,
     pub target: Uri,
     pub span: Span,
+    /// When the caller stops waiting.
+    pub until: Option<Moment>,
     /// Of the reply.
     pub headers: HeaderMap,
     pub trailers: HeaderMap,
@@ -189,6 +192,7 @@ impl Api {
         let mut context = Context {
             metadata: head.headers,
             target: head.uri,
+            until: limit.map(|limit| self.blocks.invoke.clock.now() + limit),
             span: Span::passing(TraceContext::default()),
             headers: HeaderMap::new(),
             trailers: HeaderMap::new(),
@@ -256,6 +260,7 @@ impl Api {
                 events: traced,
                 full: self.settings.tells_policies,
             };
+            let work = pin!(work);
             let mut work = pin!(report::collected(wish, work));
             let limited = async {
                 match limit {
@@ -400,7 +405,7 @@ impl Api {
             full: self.settings.tells_policies,
         };
         let passing = self.proxy.pass(exchange, Side::Api, context.as_ref());
-        let (code, report) = report::collected(wish, passing).await;
+        let (code, report) = report::collected(wish, pin!(passing)).await;
         if let Some(mut span) = span {
             for event in report.into_iter().flat_map(|report| report.events) {
                 span.event(event.name, event.at, event.attributes);

@@ -1,6 +1,7 @@
 //! What every request passes through, in order: path, trace, metrics, CORS, token, API log, verb.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -278,7 +279,7 @@ impl Api {
             full: self.settings.tells_policies,
         };
         let (mut response, report) =
-            report::collected(wish, self.dispatch(head, shown, body, trail)).await;
+            report::collected(wish, pin!(self.dispatch(head, shown, body, trail))).await;
         if let Some(report) = report {
             let failed = response.status().is_client_error() || response.status().is_server_error();
             tell(&report, wish.full, failed, response.headers_mut());

@@ -15,5 +15,5 @@ pub use backoff::Backoff;
 pub use breaker::Breaker;
 pub use budget::{Allowance, Budget};
 pub use moment::Moment;
-pub use retry::{Attempts, Code, Codes, Failure, GivenUp, Next, Pauses, Pushback, Retry};
+pub use retry::{Attempts, Code, Codes, Failure, GivenUp, Jitter, Next, Pauses, Pushback, Retry};
 pub use trip::Counts;

@@ -26,8 +26,7 @@ pub struct Retry {
 pub enum Pauses {
     Constant {
         pause: Duration,
-        /// Which share of the pause, up or down, is left to chance.
-        jitter: f64,
+        jitter: Jitter,
     },
     Exponential {
         initial: Duration,
@@ -35,6 +34,19 @@ pub enum Pauses {
         multiplier: f64,
         randomization: f64,
     },
+}
+
+/// What is left to chance in a constant pause.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Jitter {
+    /// This share of it, up or down.
+    Share(f64),
+    /// It is lengthened by up to this much.
+    UpTo(Duration),
+}
+
+impl Jitter {
+    pub const NONE: Self = Self::Share(0.0);
 }
 
 /// The status of a failure, in its own protocol.
@@ -87,7 +99,10 @@ impl Retry {
     /// After any failure, without chance.
     pub const fn constant(pause: Duration, max_retries: u32) -> Self {
         Self {
-            pauses: Pauses::Constant { pause, jitter: 0.0 },
+            pauses: Pauses::Constant {
+                pause,
+                jitter: Jitter::NONE,
+            },
             max_retries: Some(max_retries),
             max_elapsed: None,
             http: Codes::Every,
@@ -130,7 +145,14 @@ impl Pauses {
     /// What chance makes of a base. `dice` lies in `0.0..1.0`.
     fn rolled(&self, base: Duration, dice: f64) -> Duration {
         let share = match *self {
-            Self::Constant { jitter, .. } => jitter,
+            Self::Constant {
+                jitter: Jitter::UpTo(most),
+                ..
+            } => return base.saturating_add(most.mul_f64(dice.clamp(0.0, 1.0))),
+            Self::Constant {
+                jitter: Jitter::Share(share),
+                ..
+            } => share,
             Self::Exponential { randomization, .. } => randomization,
         };
         if share <= 0.0 {

@@ -11,9 +11,9 @@ use outrigger_config::resiliency::{
 };
 use outrigger_policy::breaker::Limits;
 use outrigger_policy::trip::Trip;
-use outrigger_policy::{Allowance, Codes, Pauses, Retry};
+use outrigger_policy::{Allowance, Codes, Jitter, Pauses, Retry};
 
-use crate::plan::{BreakerRule, ComponentKind, Flow, Origin, Plan, RetryRule, Slot, Source};
+use crate::plan::{BreakerRule, ComponentKind, Entry, Flow, Origin, Plan, RetryRule, Slot, Source};
 
 /// The retry of service invocation that nobody configured.
 pub const SERVICE_RETRIES: &str = "DaprBuiltInServiceRetries";
@@ -241,11 +241,15 @@ impl Book {
                 plan: self.plan(
                     &names,
                     &Origin::Target(format!("app {key}, method {}", method.pattern)),
+                    &Arc::new(Source {
+                        place: Some(method.place.clone()),
+                        ..(*named.source).clone()
+                    }),
                 ),
             }
         };
         AppPlan {
-            plan: self.plan(&entry.policies, &origin),
+            plan: self.plan(&entry.policies, &origin, &named.source),
             methods: entry.methods.iter().map(method).collect(),
             cache_size: entry.cache_size,
             entry: Some(key.to_owned()),
@@ -278,6 +282,7 @@ impl Book {
                 plan: self.plan(
                     &named.rule.policies,
                     &Origin::Target(format!("actor {actor_type}")),
+                    &named.source,
                 ),
                 scope: named.rule.scope.unwrap_or(BreakerScope::Type),
                 cache_size: named.rule.cache_size,
@@ -300,7 +305,7 @@ impl Book {
             Flow::Outbound => &named.rule.outbound,
         };
         let origin = Origin::Target(format!("component {name}, {}", flow.name()));
-        let mut plan = self.plan(names, &origin);
+        let mut plan = self.plan(names, &origin, &named.source);
         if flow == Flow::Inbound {
             plan.on_open = named.rule.on_open.or(plan.on_open);
         }
@@ -339,6 +344,12 @@ impl Book {
         })
     }
 
+    /// Where a time-out is defined that is none, because it is not positive.
+    pub fn no_timeout(&self, name: &str) -> Option<&Source> {
+        let named = self.timeouts.get(name)?;
+        named.rule.is_none().then_some(&*named.source)
+    }
+
     /// Names of app targets, in order.
     pub fn app_targets(&self) -> impl Iterator<Item = &str> {
         self.apps.keys().map(String::as_str)
@@ -366,7 +377,7 @@ impl Book {
         self.assemble(timeout, retry, breaker)
     }
 
-    fn plan(&self, names: &PolicyNames, origin: &Origin) -> Plan {
+    fn plan(&self, names: &PolicyNames, origin: &Origin, source: &Arc<Source>) -> Plan {
         let timeout = names.timeout.as_deref().and_then(|name| {
             let named = self.timeouts.get(name)?;
             slot(name, origin.clone(), named, named.rule?)
@@ -381,6 +392,10 @@ impl Book {
         });
         let mut plan = self.assemble(timeout, retry, breaker);
         plan.is_named = true;
+        plan.entry = Some(Arc::new(Entry {
+            source: source.clone(),
+            names: names.clone(),
+        }));
         plan.style(names.errors);
         plan.budget = names.budget.map(allowance).or(plan.budget);
         let total = match &names.total_timeout {
@@ -482,7 +497,13 @@ fn allowance(budget: RetryBudget) -> Allowance {
 
 fn retry_rule(policy: &RetryPolicy) -> RetryRule {
     let pauses = match policy.back_off {
-        RetryBackOff::Constant { pause, jitter } => Pauses::Constant { pause, jitter },
+        RetryBackOff::Constant { pause, jitter } => Pauses::Constant {
+            pause,
+            jitter: match jitter {
+                outrigger_config::resiliency::Jitter::Share(share) => Jitter::Share(share),
+                outrigger_config::resiliency::Jitter::UpTo(most) => Jitter::UpTo(most),
+            },
+        },
         RetryBackOff::Exponential {
             initial,
             max_interval,

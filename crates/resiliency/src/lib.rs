@@ -14,12 +14,12 @@ mod service;
 mod target;
 mod view;
 
-pub use book::{Book, Default, SERVICE_RETRIES};
+pub use book::{ActorPlan, AppPlan, Book, Default, MethodPlan, SERVICE_RETRIES};
 pub use operation::{
     Ending, Judged, Key, Operation, Pass, Refusal, Step, limited, tell_recovery, tell_retry,
 };
 pub use outrigger_config::resiliency::OnOpen;
-pub use plan::{BreakerRule, ComponentKind, Flow, Origin, Plan, RetryRule, Slot, Source};
+pub use plan::{BreakerRule, ComponentKind, Entry, Flow, Origin, Plan, RetryRule, Slot, Source};
 pub use report::Reason;
 pub use service::{App, Choice, Resiliency};
 pub use target::Target;

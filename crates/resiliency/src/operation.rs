@@ -4,7 +4,10 @@
 //! what follows. A [`Pass`] that is dropped says that the caller went away: that is neither success nor failure.
 
 use std::fmt::{self, Display};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use outrigger_lifecycle::{Clock, Moment};
@@ -225,7 +228,7 @@ impl<'k> Operation<'k> {
             .timeout
             .as_ref()
             .map(|slot| now + slot.rule);
-        let deadline = self.target.plan.total.and(self.attempts.deadline());
+        let deadline = self.own_deadline();
         let limit = match (own, deadline) {
             (Some(own), Some(deadline)) => Some(own.min(deadline)),
             (own, deadline) => own.or(deadline),
@@ -247,11 +250,18 @@ impl<'k> Operation<'k> {
         self.after(judged, false, None)
     }
 
+    /// When the operation has to have ended, if its policies bound it.
+    fn own_deadline(&self) -> Option<Moment> {
+        let deadline = self.attempts.deadline();
+        deadline.filter(|_| self.target.plan.total.is_some())
+    }
+
     /// How long an attempt may take.
     pub fn time_left(&self) -> Option<Duration> {
         let own = self.target.plan.timeout.as_ref().map(|slot| slot.rule);
-        let total = self.target.plan.total.and(self.attempts.deadline());
-        let total = total.map(|deadline| deadline.since(self.target.now()));
+        let total = self
+            .own_deadline()
+            .map(|deadline| deadline.since(self.target.now()));
         match (own, total) {
             (Some(own), Some(total)) => Some(own.min(total)),
             (own, total) => own.or(total),
@@ -545,13 +555,23 @@ pub fn tell_recovery(operation: &str, attempts: u32) {
     info!(target: SCOPE, "Recovered processing operation {operation} after {attempts} attempts");
 }
 
-/// Runs an attempt until its limit; `None` when that came first.
-pub async fn limited<F: Future>(pass: &Pass, attempt: F) -> Option<F::Output> {
-    match pass.limit {
-        None => Some(attempt.await),
-        Some(limit) => {
-            let left = limit.since(pass.target.now());
-            tokio::time::timeout(left, attempt).await.ok()
+/// Runs an attempt until its limit; `None` when that came first. Without a pass, or a limit, it takes what it takes.
+/// The attempt is pinned by the caller, because a future that is handed on by value is there twice.
+pub async fn limited<F: Future>(
+    pass: Option<&Pass>,
+    mut attempt: Pin<&mut F>,
+) -> Option<F::Output> {
+    let limit = pass.and_then(|pass| Some((pass.limit?, pass.clock())));
+    let mut alarm =
+        pin!(limit.map(|(limit, clock)| { tokio::time::sleep(limit.since(clock.now())) }));
+    poll_fn(|context| {
+        if let Poll::Ready(output) = attempt.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
         }
-    }
+        match alarm.as_mut().as_pin_mut() {
+            Some(alarm) => alarm.poll(context).map(|()| None),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::diagnostic::Place;
-use outrigger_config::resiliency::{ErrorStyle, OnOpen};
+use outrigger_config::resiliency::{ErrorStyle, OnOpen, PolicyNames};
 use outrigger_policy::breaker::Limits;
 use outrigger_policy::trip::Trip;
 use outrigger_policy::{Allowance, Code, Codes, Retry};
@@ -24,6 +24,16 @@ pub struct Plan {
     pub on_open: Option<OnOpen>,
     /// A target entry names it, so defaults and built-in retries are off.
     pub is_named: bool,
+    /// That entry.
+    pub entry: Option<Arc<Entry>>,
+}
+
+/// The entry of a target, or of one of its methods.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub source: Arc<Source>,
+    /// What it names, whether anything defines it or not; of a method with what it has from its app.
+    pub names: PolicyNames,
 }
 
 /// One policy with its origin.
@@ -177,6 +187,11 @@ impl ComponentKind {
             Self::Crypto => "Crypto",
             Self::Conversation => "Conversation",
         }
+    }
+
+    /// Whether something comes in from it that is handed to the app.
+    pub fn delivers(self) -> bool {
+        matches!(self, Self::Pubsub | Self::Binding | Self::Configuration)
     }
 
     /// The kind of a component's type: `state.redis`.

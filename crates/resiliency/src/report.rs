@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -133,12 +133,15 @@ impl Report {
 }
 
 /// Runs what serves a request; with it comes what policies have to say, if any applied.
-pub async fn collected<F: Future>(wish: Wish, serving: F) -> (F::Output, Option<Box<Report>>) {
+/// It is pinned by the caller, because a future that is handed on by value is there twice.
+pub async fn collected<F: Future>(
+    wish: Wish,
+    serving: Pin<&mut F>,
+) -> (F::Output, Option<Box<Report>>) {
     let slip = Slip {
         wish,
         report: RefCell::new(None),
     };
-    let serving = pin!(serving);
     SLIP.scope(slip, async {
         let output = serving.await;
         let report = SLIP.with(|slip| slip.report.borrow_mut().take());

@@ -43,13 +43,17 @@ enum Place {
     Component(String, ComponentKind, Flow),
 }
 
+/// What was asked for, by name.
+type Known<T> = RwLock<HashMap<Box<str>, Arc<T>>>;
+
 /// One state of the resources, with the targets that were asked for since.
 struct Shelf {
     book: Book,
     service_retry: Option<Arc<Slot<RetryRule>>>,
-    apps: RwLock<HashMap<Box<str>, Arc<App>>>,
-    actors: RwLock<HashMap<Box<str>, Arc<Actor>>>,
-    components: [[RwLock<HashMap<Box<str>, Arc<Target>>>; 2]; ComponentKind::ALL.len()],
+    apps: Known<App>,
+    actors: Known<Actor>,
+    /// By kind and direction.
+    components: [[Known<Target>; 2]; ComponentKind::ALL.len()],
     /// Of every app, as long as nothing is configured.
     plain: Option<Arc<App>>,
 }
@@ -463,11 +467,7 @@ fn read<K, V>(lock: &RwLock<HashMap<K, V>>) -> std::sync::RwLockReadGuard<'_, Ha
 }
 
 /// What is known under a name, made if it is not.
-fn remembered<T>(
-    known: &RwLock<HashMap<Box<str>, Arc<T>>>,
-    name: &str,
-    make: impl FnOnce() -> T,
-) -> Arc<T> {
+fn remembered<T>(known: &Known<T>, name: &str, make: impl FnOnce() -> T) -> Arc<T> {
     if let Some(found) = read(known).get(name) {
         return found.clone();
     }

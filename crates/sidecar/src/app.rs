@@ -10,6 +10,8 @@ use outrigger_config::Options;
 use outrigger_config::flags::AppProtocol;
 use outrigger_lifecycle::gate::{Action, Event, Health, Machine, State};
 use outrigger_lifecycle::{Clock, Scope, Stop};
+use outrigger_policy::{Attempts, Failure, Next};
+use outrigger_resiliency::{Resiliency, RetryRule};
 use outrigger_telemetry::Metrics;
 use outrigger_wire::Target;
 use outrigger_wire::grpc::Channel;
@@ -130,6 +132,7 @@ pub(crate) struct GateKeeper {
     /// Discovery is to be repeated, because there is something new to subscribe through.
     pub renewed: Arc<Notify>,
     pub state: watch::Sender<State>,
+    pub resiliency: Arc<Resiliency>,
 }
 
 /// What the gate asks of the app.
@@ -233,50 +236,77 @@ impl GateKeeper {
                 })
             }
             Action::Discover | Action::TellWaiting => {
-                let (discovery, reads_config) = (self.discovery.clone(), self.reads_config);
-                Box::pin(async move {
-                    Event::Discovered(discover(&*app, &*discovery, reads_config).await)
-                })
+                let asking = Asks {
+                    app,
+                    discovery: self.discovery.clone(),
+                    reads_config: self.reads_config,
+                    retry: self.resiliency.initialization_retry(),
+                    clock: self.clock,
+                };
+                Box::pin(async move { Event::Discovered(asking.discover().await) })
             }
         }
     }
 }
 
-/// Asks the app what it wants; true when everything that was asked has been answered.
-async fn discover(app: &dyn AppChannel, discovery: &dyn Discovery, reads_config: bool) -> bool {
-    let config = async {
-        if !reads_config {
+/// One round of discovery.
+struct Asks {
+    app: Arc<dyn AppChannel>,
+    discovery: Arc<dyn Discovery>,
+    reads_config: bool,
+    /// For the list of subscriptions; after it the gate asks on.
+    retry: Option<RetryRule>,
+    clock: Clock,
+}
+
+impl Asks {
+    /// Asks the app what it wants; true when everything that was asked has been answered.
+    async fn discover(&self) -> bool {
+        let (config, subscriptions) = tokio::join!(self.config(), self.subscriptions());
+        config && subscriptions
+    }
+
+    async fn config(&self) -> bool {
+        if !self.reads_config {
             return true;
         }
-        match app.config().await {
+        match self.app.config().await {
             Discovered::Answer(()) | Discovered::None => true,
             Discovered::Failed(why) => {
                 warn!(target: SCOPE, err = why, "the application did not tell its configuration, asking again");
                 false
             }
         }
-    };
-    let subscriptions = async {
-        if !discovery.wants_subscriptions() {
+    }
+
+    async fn subscriptions(&self) -> bool {
+        if !self.discovery.wants_subscriptions() {
             return true;
         }
-        match app.subscriptions().await {
-            Discovered::Answer(list) => {
-                discovery.subscriptions(list);
-                true
-            }
-            Discovered::None => {
-                discovery.subscriptions(Vec::new());
-                true
-            }
-            Discovered::Failed(why) => {
-                warn!(target: SCOPE, err = why, "the application did not tell its subscriptions, asking again");
-                false
+        let mut attempts = Attempts::new(self.clock.now(), None);
+        loop {
+            let why = match self.app.subscriptions().await {
+                Discovered::Answer(list) => {
+                    self.discovery.subscriptions(list);
+                    return true;
+                }
+                Discovered::None => {
+                    self.discovery.subscriptions(Vec::new());
+                    return true;
+                }
+                Discovered::Failed(why) => why,
+            };
+            warn!(target: SCOPE, err = why, "the application did not tell its subscriptions, asking again");
+            let Some(rule) = &self.retry else {
+                return false;
+            };
+            let (now, dice) = (self.clock.now(), rand::random());
+            match attempts.after(&rule.retry, None, &Failure::default(), now, dice) {
+                Next::Retry { at, .. } => self.clock.until(at).await,
+                Next::GiveUp(_) => return false,
             }
         }
-    };
-    let (config, subscriptions) = tokio::join!(config, subscriptions);
-    config && subscriptions
+    }
 }
 
 async fn answer(asking: &mut Asking) -> Event {

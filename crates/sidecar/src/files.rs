@@ -1,6 +1,7 @@
 //! Reading files and folders of resources.
 
-use std::path::Path;
+use std::fs::ReadDir;
+use std::path::{Path, PathBuf};
 
 use outrigger_config::SourceFile;
 
@@ -35,13 +36,7 @@ pub fn read_resources(folders: &[String]) -> Result<(Vec<SourceFile>, Vec<Unread
     for folder in folders {
         let entries = std::fs::read_dir(folder)
             .map_err(|error| format!("error reading resources folder {folder}: {error}"))?;
-        let mut names: Vec<_> = entries
-            .filter_map(Result::ok)
-            .map(|entry| entry.path())
-            .filter(|path| is_resource(path))
-            .collect();
-        names.sort();
-        for path in names {
+        for path in sorted(entries) {
             let name = path.display().to_string();
             match read(&path) {
                 Ok(text) => files.push((name, text)),
@@ -50,6 +45,21 @@ pub fn read_resources(folders: &[String]) -> Result<(Vec<SourceFile>, Vec<Unread
         }
     }
     Ok((files, unreadable))
+}
+
+/// The resource files directly inside a folder; none if it cannot be read.
+pub(crate) fn resource_files(folder: &str) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).map(sorted).unwrap_or_default()
+}
+
+fn sorted(entries: ReadDir) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| is_resource(path))
+        .collect();
+    paths.sort();
+    paths
 }
 
 fn is_resource(path: &Path) -> bool {

@@ -20,6 +20,7 @@ mod sidecar;
 mod signals;
 mod subscriptions;
 mod telemetry;
+mod watch;
 
 pub use components::compile_rule;
 pub use files::{Unreadable, read_configuration, read_resources};

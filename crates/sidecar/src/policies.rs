@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outrigger_config::{Loaded, ResiliencyResource};
+use outrigger_config::{Diagnostic, Loaded, ResiliencyResource};
 use outrigger_resiliency::{RefusedResource, Resiliency};
 use tracing::{error, info, warn};
 
@@ -41,8 +41,13 @@ impl Policies {
         let mut next = loaded.resiliencies.clone();
         let mut refused = Vec::new();
         for resource in &loaded.refused_resiliencies {
-            let reasons = reasons(loaded, &resource.place.file);
-            error!(target: SCOPE, "Could not read resiliency policy {}: {}", resource.name, reasons.join("; "));
+            let (reasons, is_form) = reasons(loaded, &resource.place.file);
+            let told = reasons.join("; ");
+            if is_form {
+                error!(target: SCOPE, "Could not parse resiliency file {}: {told}", resource.place.file);
+            } else {
+                error!(target: SCOPE, "Could not read resiliency policy {}: {told}", resource.name);
+            }
             let kept = keep(&last, &mut next, &resource.name, &resource.place.file);
             refused.push(RefusedResource {
                 name: resource.name.clone(),
@@ -132,13 +137,18 @@ fn keep(
     any
 }
 
-/// Everything that is wrong in a file.
-fn reasons(loaded: &Loaded, file: &str) -> Vec<String> {
-    let of_file = loaded
+/// Everything that is wrong in a file, and whether it is its form, for which Dapr has words of its own.
+fn reasons(loaded: &Loaded, file: &str) -> (Vec<String>, bool) {
+    let of_file: Vec<&Diagnostic> = loaded
         .diagnostics
         .iter()
-        .filter(|diagnostic| diagnostic.is_error() && &*diagnostic.place.file == file);
-    of_file.map(outrigger_config::Diagnostic::located).collect()
+        .filter(|diagnostic| diagnostic.is_error() && &*diagnostic.place.file == file)
+        .collect();
+    let is_form = of_file
+        .iter()
+        .any(|diagnostic| matches!(diagnostic.code, "CFG-TYPE" | "CFG-YAML"));
+    let told = of_file.into_iter().map(Diagnostic::located).collect();
+    (told, is_form)
 }
 
 /// Folders in the order of the flags, files by name.

@@ -43,6 +43,13 @@ impl Resources {
             .map_err(|error| error.to_string())?;
         let (loaded, unreadable) = read?;
         for diagnostic in &loaded.diagnostics {
+            // Of a refused Resiliency resource everything is told in one line.
+            let told = loaded.refused_resiliencies.iter().any(|refused| {
+                diagnostic.is_error() && refused.place.file == diagnostic.place.file
+            });
+            if told {
+                continue;
+            }
             if diagnostic.is_error() {
                 error!(target: SCOPE, "{}", diagnostic.located());
             } else if diagnostic.code == "CFG-BUILT-IN" {

@@ -19,7 +19,7 @@ use outrigger_blocks::{Blocks, Guard, Patience, Registry, StopRequest};
 use outrigger_channel::peer::{Access, PeerPool, PeerServer, PeerSettings, Stamp};
 use outrigger_channel::proxy::Proxy;
 use outrigger_component_api::{Catalog, Instance};
-use outrigger_config::configuration::{AccessControl, Action, ApiRule};
+use outrigger_config::configuration::{AccessControl, Action, ApiRule, Features};
 use outrigger_config::flags::{AllowedOrigins, InitMode, Mode, StateJsonNumbers};
 use outrigger_config::{Configuration, Context, Options};
 use outrigger_core::Namespace;
@@ -321,8 +321,17 @@ impl Assembly {
                 refused,
                 renewed,
                 state: gate,
+                resiliency: self.resiliency.clone(),
             };
             self.scope.spawn("app.gate", |stop| keeper.run(stop));
+        }
+        let folders = resources.folders.clone();
+        let resources = Arc::new(Mutex::new(resources));
+        if self.configuration.features.is_enabled(Features::HOT_RELOAD) && !folders.is_empty() {
+            let changing = resources.clone();
+            self.scope.spawn("resources.watch", move |stop| {
+                crate::watch::run(changing, folders, stop)
+            });
         }
         let kubernetes = options.files.mode == Mode::Kubernetes;
         Ok(Life {
@@ -343,7 +352,7 @@ impl Assembly {
             gate: gate_seen,
             blocks,
             app,
-            resources: Arc::new(Mutex::new(resources)),
+            resources,
             eager,
             names,
             servers,
@@ -537,6 +546,7 @@ impl Assembly {
             phase: watches.phase.clone(),
             gate,
             clock: self.clock,
+            resiliency: self.resiliency.clone(),
             extended: std::sync::Mutex::default(),
         };
         Blocks {

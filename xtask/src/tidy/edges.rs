@@ -94,10 +94,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "grpc",
         ],
     ),
+    // What a sidecar would do with its policies is told without one.
     (
         "outrigger",
         &[
             "core",
+            "policy",
+            "resiliency",
             "lifecycle",
             "telemetry",
             "component-api",

@@ -1,5 +1,6 @@
 //! A call under its policies: retry around breaker around time-out.
 
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
@@ -7,7 +8,7 @@ use outrigger_core::error::{ApiError, GrpcCode};
 use outrigger_core::{Body, error};
 use outrigger_policy::{Code, Failure, Pushback};
 use outrigger_resiliency::{
-    Choice, Ending, Judged, Key, Operation, Refusal, Step, Target as Policies, limited, report,
+    Ending, Judged, Key, Operation, Refusal, Step, Target as Policies, limited, report,
 };
 
 use super::replay::{Source, held};
@@ -34,11 +35,6 @@ impl Invoke {
         let repeats = choice.target.retries() || built_in.is_some();
         let body = std::mem::replace(&mut call.body, Body::EMPTY);
         let mut source = Source::new(body, repeats, self.replay_limit);
-        if choice.is_empty() {
-            return self
-                .once(target, call, &mut source, built_in, &mut None)
-                .await;
-        }
         let method = match call.doubled_slash {
             true => format!("/{}", call.method),
             false => call.method.clone(),
@@ -48,75 +44,80 @@ impl Invoke {
             Target::App { .. } => None,
         };
         let key = key(written, target, base_url.as_deref(), &method);
+        let until = call.until;
+        let mut operation =
+            (!choice.is_empty()).then(|| Operation::begin(choice.target, choice.key(key), until));
         let can_repeat = source.can_repeat();
         let outcome = self
-            .attempts(
-                &choice,
-                choice.key(key),
-                target,
-                call,
-                &mut source,
-                built_in,
-            )
+            .attempts(&mut operation, target, call, &mut source, built_in)
             .await;
-        if !can_repeat && repeats && !is_good(&outcome) {
+        if !can_repeat && repeats && operation.is_some() && !is_good(&outcome) {
             report::body_not_buffered(choice.target);
         }
         outcome
     }
 
+    /// With policies or without, the call stands here once: its future is large.
     async fn attempts(
         &self,
-        choice: &Choice<'_>,
-        key: Key<'_>,
+        operation: &mut Option<Operation<'_>>,
         target: &Target<'_>,
         call: Call,
         source: &mut Source,
         built_in: Option<&super::BuiltIn>,
     ) -> Result<Reply, CallFailure> {
-        let policies = choice.target;
         let surface = call.surface;
-        let may_repeat = source.can_repeat() && policies.retries();
-        let mut operation = Operation::begin(policies, key, None);
+        let retries = operation
+            .as_ref()
+            .is_some_and(|operation| operation.target().retries());
+        let may_repeat = source.can_repeat() && retries;
         let mut whole = Some(call);
         let mut avoid = None;
         loop {
-            let pass = operation
-                .attempt()
-                .map_err(|refusal| rejected(&refusal, surface))?;
-            let Some(mut call) = (if may_repeat {
+            let pass = operation.as_mut().map(Operation::attempt).transpose();
+            let pass = pass.map_err(|refusal| rejected(&refusal, surface))?;
+            let next = if may_repeat {
                 whole.as_ref().map(Call::again)
             } else {
                 whole.take()
-            }) else {
+            };
+            let Some(mut call) = next else {
                 return Err(CallFailure::plain("the request is gone"));
             };
-            if operation.marks() {
+            if let Some(operation) = operation.as_ref().filter(|one| one.marks()) {
                 mark(&mut call, operation.number());
             }
+            let judged = pass.is_some();
             let attempt = async {
                 let reply = self
                     .once(target, call, source, built_in, &mut avoid)
                     .await?;
-                read_where_judged(reply, surface, may_repeat).await
+                if judged {
+                    read_where_judged(reply, surface, may_repeat).await
+                } else {
+                    Ok(reply)
+                }
             };
-            let outcome = limited(&pass, attempt).await;
+            let outcome = limited(pass.as_ref(), pin!(attempt)).await;
+            let (Some(operation), Some(pass)) = (operation.as_mut(), pass) else {
+                return outcome.unwrap_or_else(|| Err(CallFailure::plain(told::TIMED_OUT)));
+            };
+            let policies = operation.target().clone();
+            let late = || Err(timed_out(&policies, surface));
             let step = match &outcome {
                 None => operation.conclude(pass, Ending::TimedOut),
                 Some(Ok(reply)) if reply.status.is_good() => {
                     let pass = operation.hold(pass);
-                    return outcome
-                        .unwrap_or_else(|| Err(timed_out(policies, surface)))
-                        .map(|reply| Reply {
-                            body: held(reply.body, pass),
-                            ..reply
-                        });
+                    return outcome.unwrap_or_else(late).map(|reply| Reply {
+                        body: held(reply.body, pass),
+                        ..reply
+                    });
                 }
                 Some(Ok(reply)) => {
                     let ending = Ending::Failed(Judged {
                         failure: Failure {
                             code: Some(reply.status.code()),
-                            permanent: !may_repeat,
+                            permanent: !may_repeat && retries,
                             pushback: pushback(reply),
                         },
                         neutral: false,
@@ -129,7 +130,7 @@ impl Invoke {
                     let ending = Ending::Failed(Judged {
                         failure: Failure {
                             code: None,
-                            permanent: !may_repeat || failure.is_permanent(),
+                            permanent: (!may_repeat && retries) || failure.is_permanent(),
                             pushback: Pushback::None,
                         },
                         neutral: false,
@@ -140,7 +141,7 @@ impl Invoke {
             };
             match step {
                 Step::Deliver => {
-                    return outcome.unwrap_or_else(|| Err(timed_out(policies, surface)));
+                    return outcome.unwrap_or_else(late);
                 }
                 Step::Retry(at) => {
                     drop(outcome);

@@ -118,6 +118,8 @@ struct Item {
     event: Option<BulkEvent>,
     /// If it fails it goes to the broker, whatever the subscription says of dead letters.
     goes_back: bool,
+    /// A retry policy gave up on it.
+    gave_up: bool,
 }
 
 /// Which entries of a batch are still to be delivered, and what was said of the others.
@@ -215,6 +217,7 @@ impl BulkDesk {
                 verdict: None,
                 event: None,
                 goes_back: false,
+                gave_up: false,
             };
             match self.prepare(&mut item, &raw).await {
                 Ok(Some(path)) => groups.entry(path).or_default().push(items.len()),
@@ -305,10 +308,14 @@ impl BulkDesk {
                 policy::deliver(&self.desk, &target, &self.pubsub, &self.hold, attempt).await
             }
         };
-        let mut goes_back = false;
+        let (mut goes_back, mut gave_up) = (false, false);
         // What was not touched has the end's own verdict.
         let rest = match delivered {
             Delivered::Answer(batch) => batch.whole,
+            Delivered::GaveUp(batch) => {
+                gave_up = true;
+                batch.whole
+            }
             Delivered::Ending => Some(Verdict::Retry("the sidecar is stopping".to_owned())),
             Delivered::Rejected { why, dead_letter } => {
                 goes_back = !dead_letter;
@@ -331,7 +338,7 @@ impl BulkDesk {
             };
             *counts.entry(word(&verdict)).or_insert(0) += 1;
             item.verdict = Some(verdict);
-            item.goes_back = goes_back;
+            (item.goes_back, item.gave_up) = (goes_back, gave_up);
         }
         self.record(&counts, elapsed);
     }
@@ -392,6 +399,9 @@ impl BulkDesk {
                     Ok(()) => Outcome::Done,
                     Err(_) => Outcome::Retry(reason),
                 }
+            }
+            Verdict::Retry(reason) | Verdict::Refused(_, reason) if item.gave_up => {
+                Outcome::GaveUp(reason)
             }
             Verdict::Retry(reason) | Verdict::Refused(_, reason) => Outcome::Retry(reason),
         }

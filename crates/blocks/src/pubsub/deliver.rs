@@ -124,7 +124,7 @@ impl Deliverer {
             Ok(prepared) => prepared,
             Err(reason) => {
                 error!(target: SCOPE, pubsub = &*self.pubsub, topic = &*topic, error = reason, "cannot read the message");
-                return self.fail(&message, &topic, reason).await;
+                return self.fail(&message, &topic, reason, Outcome::Retry).await;
             }
         };
         if cloud_event::has_expired(&prepared.event) {
@@ -143,7 +143,7 @@ impl Deliverer {
             }
             Err(reason) => {
                 error!(target: SCOPE, pubsub = &*self.pubsub, topic = &*topic, error = reason, "error finding matching route for event");
-                return self.fail(&message, &topic, reason).await;
+                return self.fail(&message, &topic, reason, Outcome::Retry).await;
             }
         };
         let delivery = Delivery {
@@ -165,14 +165,24 @@ impl Deliverer {
         };
         match delivered {
             Delivered::Answer(verdict) => {
-                self.conclude(&message, &topic, verdict, started.elapsed())
+                self.conclude(&message, &topic, verdict, started.elapsed(), Outcome::Retry)
                     .await
+            }
+            Delivered::GaveUp(verdict) => {
+                self.conclude(
+                    &message,
+                    &topic,
+                    verdict,
+                    started.elapsed(),
+                    Outcome::GaveUp,
+                )
+                .await
             }
             Delivered::Ending => self.released(),
             Delivered::Rejected { why, dead_letter } => {
                 self.record(&topic, &RETRY, started.elapsed());
                 if dead_letter {
-                    self.fail(&message, &topic, why).await
+                    self.fail(&message, &topic, why, Outcome::Retry).await
                 } else {
                     Outcome::Retry(why)
                 }
@@ -186,6 +196,7 @@ impl Deliverer {
         topic: &str,
         verdict: Verdict,
         elapsed: Duration,
+        failed: fn(String) -> Outcome,
     ) -> Outcome {
         match verdict {
             Verdict::Success => {
@@ -224,18 +235,24 @@ impl Deliverer {
             Verdict::Retry(reason) | Verdict::Refused(_, reason) => {
                 warn!(target: SCOPE, pubsub = &*self.pubsub, topic, reason, "delivery failed");
                 self.record(topic, &RETRY, elapsed);
-                self.fail(message, topic, reason).await
+                self.fail(message, topic, reason, failed).await
             }
         }
     }
 
-    /// The message cannot be delivered: to the dead letter topic, or back to the broker.
-    async fn fail(&self, message: &Message, topic: &str, reason: String) -> Outcome {
+    /// The message cannot be delivered: to the dead letter topic, or back to the broker as `failed`.
+    async fn fail(
+        &self,
+        message: &Message,
+        topic: &str,
+        reason: String,
+        failed: fn(String) -> Outcome,
+    ) -> Outcome {
         if self.is_ending() {
             return self.released();
         }
         if self.plan.dead_letter_topic.is_empty() {
-            return Outcome::Retry(reason);
+            return failed(reason);
         }
         match self.copy(message, topic).await {
             Ok(()) => {

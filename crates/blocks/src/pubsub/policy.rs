@@ -4,6 +4,7 @@
 //! try. Neither a rejection nor the end of the sidecar ever makes a dead letter.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(super) type Hold = watch::Sender<Option<Moment>>;
 /// What came of a delivery.
 pub(super) enum Delivered<V> {
     Answer(V),
+    /// The last answer, after which a retry policy gives up.
+    GaveUp(V),
     /// The breaker rejected it, and the message is to go on its way without the app.
     Rejected {
         why: String,
@@ -108,7 +111,8 @@ where
                 }
             },
         };
-        let (answer, step) = match limited(&pass, deliver()).await {
+        let mut gave_up = target.plan().retry.is_some();
+        let (answer, step) = match limited(Some(&pass), pin!(deliver())).await {
             None => {
                 let step = operation.conclude(pass, Ending::TimedOut);
                 (V::timed_out(), step)
@@ -117,7 +121,10 @@ where
                 let step = match answer.judged() {
                     // Its pass is dropped: this was no attempt that says anything.
                     None => return Delivered::Answer(answer),
-                    Some(Ok(())) => operation.conclude(pass, Ending::Success),
+                    Some(Ok(())) => {
+                        gave_up = false;
+                        operation.conclude(pass, Ending::Success)
+                    }
                     Some(Err((failure, why))) => {
                         let judged = Judged {
                             failure,
@@ -131,6 +138,7 @@ where
             }
         };
         match step {
+            Step::Deliver if gave_up => return Delivered::GaveUp(answer),
             Step::Deliver => return Delivered::Answer(answer),
             Step::Retry(at) => {
                 if ended(&mut ending, operation.pause(at)).await {

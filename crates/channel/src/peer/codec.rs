@@ -778,6 +778,8 @@ mod tests {
             add(&mut map, name, value);
         }
         Call {
+            doubled_slash: false,
+            until: None,
             method: "a/b".into(),
             verb: Some(Method::POST),
             lacks_extension: false,
@@ -941,6 +943,7 @@ mod tests {
             details: Some(packed),
         };
         let reply = Reply {
+            pushback: outrigger_policy::Pushback::None,
             status: status.clone(),
             fields: HeaderMap::new(),
             trailers: HeaderMap::new(),

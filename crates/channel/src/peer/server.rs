@@ -187,6 +187,7 @@ impl PeerServer {
         };
         let call = Call {
             doubled_slash: false,
+            until: None,
             method,
             verb,
             lacks_extension,
@@ -349,6 +350,7 @@ impl PeerServer {
         let span = self.span(&mut fields, trace, &method);
         let call = Call {
             doubled_slash: false,
+            until: None,
             method,
             verb: head.verb,
             lacks_extension: head.lacks_extension,

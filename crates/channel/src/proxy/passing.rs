@@ -3,6 +3,7 @@
 //! A call that is not marked as a stream may still be one. It is held back until it commits: before that it may be made
 //! again and has to end in time, afterwards it is left alone. A marked one commits as soon as it is open.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -124,7 +125,7 @@ impl Passing<'_> {
             let pass = operation.attempt().map_err(|refusal| rejected(&refusal))?;
             let sent = self.stamped(&headers, &operation);
             let opening = self.open(sent, built_in, &mut avoid);
-            let (status, step) = match limited(&pass, opening).await {
+            let (status, step) = match limited(Some(&pass), pin!(opening)).await {
                 None => (timed_out(), operation.conclude(pass, Ending::TimedOut)),
                 Some(Ok(call)) => break (call, operation.hold(pass)),
                 Some(Err(failure)) => {
@@ -181,7 +182,7 @@ impl Passing<'_> {
                     Err(failure) => Came::NotOpen(failure),
                 }
             };
-            let came = limited(&pass, attempt).await;
+            let came = limited(Some(&pass), pin!(attempt)).await;
             let can_repeat = replayed.can_repeat();
             let (failed, step) = match came {
                 None => {

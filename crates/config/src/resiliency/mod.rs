@@ -106,8 +106,8 @@ pub enum RetryBackOff {
     Constant {
         /// `duration`: 5s. Not positive means without pause.
         pause: Duration,
-        /// `jitter`: 0. Which share of the pause, up or down, is left to chance.
-        jitter: f64,
+        /// `jitter`: 0. What is left to chance.
+        jitter: Jitter,
     },
     Exponential {
         /// `initialInterval`: 500ms.
@@ -119,6 +119,13 @@ pub enum RetryBackOff {
         /// `randomizationFactor`: 0.5, from 0 to 1.
         randomization: f64,
     },
+}
+
+/// `jitter`: a share of the pause from 0 to 1, up or down, or a duration by which it is lengthened at most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Jitter {
+    Share(f64),
+    UpTo(Duration),
 }
 
 /// `budget`: how many retries there may be for each call, over time.

@@ -7,8 +7,8 @@ use outrigger_core::duration::GoDuration;
 
 use super::targets::read_targets;
 use super::{
-    CircuitBreakerPolicy, CodeMatch, Policies, ResiliencyResource, RetryBackOff, RetryPolicy,
-    TimeoutPolicy, annotation, durations, extensions, trip,
+    CircuitBreakerPolicy, CodeMatch, Jitter, Policies, ResiliencyResource, RetryBackOff,
+    RetryPolicy, TimeoutPolicy, annotation, durations, extensions, trip,
 };
 use crate::diagnostic::Diagnostic;
 use crate::read::{Field, Object};
@@ -155,7 +155,7 @@ fn read_retry(name: &str, field: &Field<'_>) -> Option<RetryPolicy> {
     let mut policy = RetryPolicy {
         back_off: RetryBackOff::Constant {
             pause: DEFAULT_PAUSE,
-            jitter: 0.0,
+            jitter: Jitter::Share(0.0),
         },
         max_retries: None,
         max_elapsed: None,
@@ -222,6 +222,26 @@ fn read_retry(name: &str, field: &Field<'_>) -> Option<RetryPolicy> {
     Some(policy)
 }
 
+/// A share, or a duration with its unit.
+fn read_jitter(object: &Object<'_>) -> Jitter {
+    let Some(field) = object.field("jitter") else {
+        return Jitter::Share(0.0);
+    };
+    let is_duration = field
+        .node
+        .as_scalar()
+        .is_some_and(|scalar| scalar.text.ends_with(['s', 'm', 'h']));
+    if is_duration {
+        let most = field.duration_or_milliseconds();
+        return Jitter::UpTo(most.map_or(Duration::ZERO, GoDuration::clamped));
+    }
+    let share = field.number(
+        0.0..=1.0,
+        "a number from 0 to 1, or a duration such as `100ms`",
+    );
+    Jitter::Share(share.unwrap_or(0.0))
+}
+
 fn read_back_off(object: &Object<'_>) -> RetryBackOff {
     let word = object.field("policy").filter(|field| {
         field
@@ -238,7 +258,7 @@ fn read_back_off(object: &Object<'_>) -> RetryBackOff {
     };
     let constant = RetryBackOff::Constant {
         pause: durations::or(object, "duration", DEFAULT_PAUSE),
-        jitter: share("jitter", 0.0),
+        jitter: read_jitter(object),
     };
     let exponential = RetryBackOff::Exponential {
         initial: durations::or(object, "initialInterval", DEFAULT_INITIAL),

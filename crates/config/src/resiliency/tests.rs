@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    ActorTarget, BreakerKey, BreakerScope, BuiltIns, CodeMatch, ErrorStyle, OnOpen,
+    ActorTarget, BreakerKey, BreakerScope, BuiltIns, CodeMatch, ErrorStyle, Jitter, OnOpen,
     ResiliencyResource, RetryBackOff, RetryBudget, TotalTimeout, advise,
 };
 use crate::diagnostic::Diagnostic;
@@ -34,7 +34,7 @@ fn defaults_are_those_of_dapr() {
         retry.back_off,
         RetryBackOff::Constant {
             pause: Duration::from_secs(5),
-            jitter: 0.0
+            jitter: Jitter::Share(0.0)
         }
     );
     assert_eq!(
@@ -308,7 +308,7 @@ fn every_extension_is_read() {
         constant.back_off,
         RetryBackOff::Constant {
             pause: seconds(5),
-            jitter: 0.25
+            jitter: Jitter::Share(0.25)
         }
     );
     assert_eq!(constant.max_elapsed, Some(seconds(30)));

@@ -28,6 +28,7 @@ pub(super) async fn invoke(
     let extension = message.http_extension;
     let call = Call {
         doubled_slash: false,
+        until: context.until,
         method: message.method,
         verb: extension
             .as_ref()

@@ -35,6 +35,7 @@ pub(crate) async fn call(api: &Api, asked: Asked<'_>, path: &str) -> Outcome {
     headers.remove(HOST);
     let call = Call {
         doubled_slash: path.contains("/method//"),
+        until: None,
         method,
         verb: Some(verb(&head.method)),
         lacks_extension: false,

@@ -5,7 +5,7 @@ use outrigger_core::Body;
 use outrigger_core::duration::format_go;
 use outrigger_core::error::{ApiError, GrpcCode};
 use outrigger_core::json::{Value, parse_all};
-use outrigger_policy::{Codes, Pauses};
+use outrigger_policy::{Codes, Jitter, Pauses};
 use outrigger_resiliency::{
     BreakerRule, BreakerView, Plan, RefusedResource, RetryRule, Slot, TargetView,
 };
@@ -166,7 +166,10 @@ fn retry(slot: &Slot<RetryRule>) -> Value {
             own.push(("duration", Some(duration(pause))));
             own.push((
                 "jitter",
-                (jitter > 0.0).then(|| Value::Number(jitter.to_string())),
+                match jitter {
+                    Jitter::Share(share) => (share > 0.0).then(|| Value::Number(share.to_string())),
+                    Jitter::UpTo(most) => Some(duration(most)),
+                },
             ));
         }
         Pauses::Exponential {

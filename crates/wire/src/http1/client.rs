@@ -126,21 +126,10 @@ impl Client {
     ///
     /// # Cancel safety
     /// Dropping it closes the connection that it used.
-    pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, ClientError> {
-        // A kept connection that the peer closes under our feet is no answer: what may be repeated is.
-        let repeatable = matches!(
-            *request.method(),
-            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
-        ) && request.body().is_empty();
-        while let Some(kept) = self.take_idle() {
-            if !repeatable {
-                return self.exchange(kept, request).await;
-            }
-            let again = copy_of(&request);
-            match self.exchange(kept, request).await {
-                Err(ClientError::Closed(_)) => request = again,
-                outcome => return outcome,
-            }
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ClientError> {
+        // What was sent is not sent again by itself, whatever its verb: that is for policies to decide.
+        if let Some(kept) = self.take_idle() {
+            return self.exchange(kept, request).await;
         }
         // Rare and large: boxed, so that every request's future is small.
         let fresh = Box::pin(self.open()).await?;
@@ -411,14 +400,6 @@ fn framing_length(framing: Framing) -> Option<u64> {
         Framing::Length(length) => Some(length),
         Framing::Chunked | Framing::UntilClose => None,
     }
-}
-
-fn copy_of(request: &Request<Body>) -> Request<Body> {
-    let mut copy = Request::new(Body::EMPTY);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 fn is_ours(name: &HeaderName) -> bool {
