@@ -405,6 +405,15 @@ impl Resiliency {
         targets
     }
 
+    /// Somebody reads the metrics.
+    pub fn refresh(&self) {
+        if !self.is_empty() {
+            for target in self.targets() {
+                target.refresh();
+            }
+        }
+    }
+
     /// Makes the targets known that entries name, so that they are seen before they are used.
     pub(crate) fn touch_named(&self) {
         let shelf = self.shelf.load_full();

@@ -17,6 +17,8 @@ use crate::plan::{Flow, Plan, Source};
 
 /// Under which resiliency speaks in logs.
 pub(crate) const SCOPE: &str = "dapr.runtime.resiliency";
+/// A half-open state is shown for as long.
+const SEEN: Duration = Duration::from_secs(1);
 /// Two warnings about exhausted retries of one target lie this far apart at least.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -47,6 +49,15 @@ pub struct Target {
     counts: Counts,
     /// When exhausted retries were last told, in nanoseconds from the start; 0: never.
     warned: AtomicU64,
+    shown: Mutex<Shown>,
+}
+
+/// What the gauge shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Shown {
+    state: Option<State>,
+    /// A half-open state that is over is shown until then: it lasts too short a time to be seen otherwise.
+    until: Moment,
 }
 
 /// Series that are recorded for every call.
@@ -82,6 +93,10 @@ impl Target {
             environment,
             counts: Counts::default(),
             warned: AtomicU64::new(0),
+            shown: Mutex::new(Shown {
+                state: None,
+                until: Moment::START,
+            }),
         }
     }
 
@@ -179,11 +194,9 @@ impl Target {
         };
         let labels = self.labels(&slot.source, "circuitbreaker", state.name());
         let count = &self.environment.metrics.resiliency_count;
+        self.show_state();
         if state == State::Closed {
-            let series = || {
-                self.show_state();
-                count.series(labels)
-            };
+            let series = || count.series(labels);
             self.counts.closed.get_or_init(series).add(1);
         } else {
             count.add(labels, 1);
@@ -268,22 +281,54 @@ impl Target {
             .metrics
             .resiliency_activations
             .add(labels, 1);
-        self.show_state();
+        self.show_counts();
+        if step.from == State::HalfOpen && step.to == State::Closed {
+            self.lock_shown().until = self.now() + SEEN;
+        } else {
+            self.show_state();
+        }
     }
 
-    /// The gauges of the breakers.
+    fn lock_shown(&self) -> std::sync::MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody reads the gauges.
+    pub(crate) fn refresh(&self) {
+        let shown = *self.lock_shown();
+        if shown.state.is_some() && shown.until <= self.now() {
+            self.show_state();
+        }
+    }
+
+    /// The gauge of the state that matters most.
     pub(crate) fn show_state(&self) {
         let (Some(slot), Some(cells)) = (&self.plan.breaker, &self.cells) else {
             return;
         };
-        let metrics = &self.environment.metrics;
-        let worst = cells.worst().name();
+        let worst = cells.worst();
+        let mut shown = self.lock_shown();
+        if shown.state == Some(worst) {
+            return;
+        }
+        shown.state = Some(worst);
+        let gauge = &self.environment.metrics.resiliency_cb_state;
         for state in ["closed", "half-open", "open", "unknown"] {
-            metrics.resiliency_cb_state.set(
+            gauge.set(
                 self.labels(&slot.source, "circuitbreaker", state),
-                f64::from(u8::from(state == worst)),
+                f64::from(u8::from(state == worst.name())),
             );
         }
+        drop(shown);
+        self.show_counts();
+    }
+
+    /// How many breakers are in which state.
+    fn show_counts(&self) {
+        let Some(cells) = &self.cells else {
+            return;
+        };
+        let metrics = &self.environment.metrics;
         for (state, count) in State::ALL.into_iter().zip(cells.census()) {
             metrics
                 .policy_breakers

@@ -6,6 +6,7 @@ use std::time::Duration;
 use outrigger_config::Options;
 use outrigger_core::Body;
 use outrigger_lifecycle::Scope;
+use outrigger_resiliency::Resiliency;
 use outrigger_telemetry::Metrics;
 use outrigger_wire::grpc::{self, ServerSettings as GrpcSettings};
 use outrigger_wire::http1::{self, ServerSettings};
@@ -21,6 +22,7 @@ pub(crate) struct Apis {
     pub grpc: Arc<outrigger_grpc::Api>,
     pub internal: Arc<outrigger_grpc::Internal>,
     pub metrics: Arc<Metrics>,
+    pub resiliency: Arc<Resiliency>,
 }
 
 /// Servers under way.
@@ -78,7 +80,7 @@ impl Servers {
             );
         }
         if let Some(listener) = listeners.metrics {
-            let metrics = apis.metrics;
+            let (metrics, resiliency) = (apis.metrics, apis.resiliency);
             servers.serve_http(
                 &servers.telling,
                 listener,
@@ -87,6 +89,7 @@ impl Servers {
                     ..http.clone()
                 },
                 move |_, _| {
+                    resiliency.refresh();
                     let page = metrics_page(&metrics);
                     async move { page }
                 },

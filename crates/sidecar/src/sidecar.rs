@@ -643,6 +643,7 @@ impl Assembly {
                 activity: blocks.activity.clone(),
             }),
             metrics: self.metrics.clone(),
+            resiliency: self.resiliency.clone(),
         }
     }
 }

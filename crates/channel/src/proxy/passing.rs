@@ -19,7 +19,7 @@ use outrigger_resiliency::{
     Choice, Ending, Judged, Key, Operation, Pass, Refusal, RetryRule, Slot, Step, limited, report,
 };
 use outrigger_wire::grpc::{
-    Attempt, Call, CallError, Committed, Ended, Messages, Replayed, Reply, Status, relay,
+    self, Attempt, Call, CallError, Committed, Ended, Messages, Replayed, Reply, Status, relay,
 };
 
 use super::{Place, Proxy, Side, timed_out};
@@ -199,7 +199,7 @@ impl Passing<'_> {
                     return Ok(failure.pass_on(reply));
                 }
                 Some(Came::To(Attempt::Failed(failure))) => {
-                    let step = operation.conclude(pass, refused(&failure.status, can_repeat));
+                    let step = operation.conclude(pass, refused(&failure, can_repeat));
                     (Ok(failure), step)
                 }
                 Some(Came::To(Attempt::Committed(mut committed))) => {
@@ -394,10 +394,11 @@ fn not_open(failure: &CallError) -> Ending<'_> {
 }
 
 /// A call that ended with a status before it committed.
-fn refused(status: &Status, can_repeat: bool) -> Ending<'_> {
+fn refused(failure: &grpc::Failure, can_repeat: bool) -> Ending<'_> {
+    let status = &failure.status;
     Ending::Failed(Judged {
         failure: Failure {
-            code: Some(Code::Grpc(u16::from(status.code.number()))),
+            code: Some(Code::Grpc(failure.number())),
             permanent: !can_repeat,
             pushback: pushback::of(&status.metadata, status.details.as_ref()),
         },

@@ -170,6 +170,19 @@ impl Failure {
         }
     }
 
+    /// The number of the status, as it came: the protocol knows 17, and some servers others.
+    pub fn number(&self) -> u16 {
+        let told = self.said.iter().rev().find_map(|part| match part {
+            Part::Trailers(fields)
+            | Part::Head {
+                headers: fields,
+                last: true,
+            } => fields.get("grpc-status")?.to_str().ok()?.parse().ok(),
+            Part::Head { .. } | Part::Piece(_) | Part::Broken(_) => None,
+        });
+        told.unwrap_or_else(|| u16::from(self.status.code.number()))
+    }
+
     /// A trailer beside those of the other side.
     pub fn add(&mut self, name: HeaderName, value: HeaderValue) {
         self.status.metadata.insert(name.clone(), value.clone());
