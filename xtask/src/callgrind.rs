@@ -32,17 +32,40 @@ enum Side {
     Called,
 }
 
-const CALLS: [(&str, Call, Side); 5] = [
-    ("state-get", Call::StateGet, Side::Calling),
-    ("state-set", Call::StateSet, Side::Calling),
-    ("publish", Call::Publish, Side::Calling),
+/// Under which policies calls are counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Policies {
+    None,
+    /// A time-out, a retry and a breaker for whatever is called.
+    All,
+}
+
+const CALLS: [(&str, Call, Side, Policies); 8] = [
+    ("state-get", Call::StateGet, Side::Calling, Policies::None),
+    ("state-set", Call::StateSet, Side::Calling, Policies::None),
+    ("publish", Call::Publish, Side::Calling, Policies::None),
+    ("invoke-calling", HTTP, Side::Calling, Policies::None),
+    ("invoke-called", HTTP, Side::Called, Policies::None),
     (
-        "invoke-calling",
-        Call::Invoke(Protocol::Http),
+        "state-get-policies",
+        Call::StateGet,
         Side::Calling,
+        Policies::All,
     ),
-    ("invoke-called", Call::Invoke(Protocol::Http), Side::Called),
+    (
+        "publish-policies",
+        Call::Publish,
+        Side::Calling,
+        Policies::All,
+    ),
+    (
+        "invoke-calling-policies",
+        HTTP,
+        Side::Calling,
+        Policies::All,
+    ),
 ];
+const HTTP: Call = Call::Invoke(Protocol::Http);
 
 const HEADER: &str = "\
 # Instructions per request of the release binary, one worker thread, one connection, 1 KB bodies.
@@ -90,10 +113,10 @@ fn require_valgrind() -> Result<()> {
 
 fn count_all(binary: &Path) -> Result<Figures> {
     let mut figures = Figures::new();
-    for (name, call, side) in CALLS {
+    for (name, call, side, policies) in CALLS {
         crate::progress(&format!("counting {name}"));
-        let few = count(binary, call, side, FEW)?;
-        let many = count(binary, call, side, MANY)?;
+        let few = count(binary, call, side, policies, FEW)?;
+        let many = count(binary, call, side, policies, MANY)?;
         let difference = many
             .checked_sub(few)
             .context("many requests took less than few")?;
@@ -103,8 +126,11 @@ fn count_all(binary: &Path) -> Result<Figures> {
 }
 
 /// The instructions of a sidecar that starts, answers `requests` and ends.
-fn count(binary: &Path, call: Call, side: Side, requests: u64) -> Result<u64> {
+fn count(binary: &Path, call: Call, side: Side, policies: Policies, requests: u64) -> Result<u64> {
     let scene = Scene::new("callgrind", Names::Mdns)?;
+    if policies == Policies::All {
+        scene.add_policies()?;
+    }
     let file = scene.path().join("callgrind.out");
     let counted = under_valgrind(binary, &file);
     match call {

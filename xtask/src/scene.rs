@@ -82,6 +82,23 @@ impl Scene {
         Ok(scene)
     }
 
+    /// Gives whatever is called a time-out, a retry and a breaker.
+    pub(crate) fn add_policies(&self) -> Result<()> {
+        let policies = "timeout: t, retry: r, circuitBreaker: b";
+        let text = format!(
+            "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata: {{name: bench}}\nspec:\n  policies:\n    \
+             timeouts: {{t: 30s}}\n    retries: {{r: {{duration: 1s, maxRetries: 3}}}}\n    \
+             circuitBreakers: {{b: {{trip: consecutiveFailures > 5}}}}\n  targets:\n    \
+             apps: {{{}: {{{policies}}}}}\n    components:\n      \
+             store: {{outbound: {{{policies}}}}}\n      pubsub: {{outbound: {{{policies}}}}}\n",
+            self.called
+        );
+        Ok(fs::write(
+            self.file("resources").join("resiliency.yaml"),
+            text,
+        )?)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }

@@ -264,7 +264,7 @@ impl Resiliency {
         if let Some(plain) = &shelf.plain {
             return plain.clone();
         }
-        remembered(&shelf.apps, written, || {
+        remembered(&shelf.apps, written, |is_known| {
             let AppPlan {
                 plan,
                 methods,
@@ -277,7 +277,12 @@ impl Resiliency {
                     name: name.to_owned(),
                     method,
                 };
-                let label = format!("app_{written}");
+                // Whoever invents names gets no series of its own for each.
+                let label = if is_known {
+                    format!("app_{written}")
+                } else {
+                    "app_other".to_owned()
+                };
                 Arc::new(self.target(
                     plan,
                     Subject::App(written.to_owned()),
@@ -305,7 +310,7 @@ impl Resiliency {
     /// The policies of calls to actors of a type.
     pub fn actor(&self, actor_type: &str) -> Arc<Actor> {
         let shelf = self.shelf.load();
-        remembered(&shelf.actors, actor_type, || {
+        remembered(&shelf.actors, actor_type, |_| {
             let ActorPlan {
                 plan,
                 scope,
@@ -336,7 +341,7 @@ impl Resiliency {
             .components
             .get(kind as usize)
             .and_then(|flows| flows.get(flow as usize))?;
-        let target = remembered(known, name, || {
+        let target = remembered(known, name, |_| {
             self.target(
                 shelf.book.component(name, kind, flow),
                 Subject::Component(name.to_owned()),
@@ -378,7 +383,9 @@ impl Resiliency {
                 return cells.clone();
             }
             let cells = Arc::new(Cells::new(slot.rule.clone(), capacity));
-            all.insert(place, cells.clone());
+            if all.len() < REMEMBERED {
+                all.insert(place, cells.clone());
+            }
             cells
         });
         Target::new(plan, subject, flow, label, cells, self.environment.clone())
@@ -475,8 +482,8 @@ fn read<K, V>(lock: &RwLock<HashMap<K, V>>) -> std::sync::RwLockReadGuard<'_, Ha
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is known under a name, made if it is not.
-fn remembered<T>(known: &Known<T>, name: &str, make: impl FnOnce() -> T) -> Arc<T> {
+/// What is known under a name, made if it is not; `make` is told whether it will be remembered.
+fn remembered<T>(known: &Known<T>, name: &str, make: impl FnOnce(bool) -> T) -> Arc<T> {
     if let Some(found) = read(known).get(name) {
         return found.clone();
     }
@@ -484,8 +491,9 @@ fn remembered<T>(known: &Known<T>, name: &str, make: impl FnOnce() -> T) -> Arc<
     if let Some(found) = known.get(name) {
         return found.clone();
     }
-    let made = Arc::new(make());
-    if known.len() < REMEMBERED {
+    let fits = known.len() < REMEMBERED;
+    let made = Arc::new(make(fits));
+    if fits {
         known.insert(name.into(), made.clone());
     }
     made
