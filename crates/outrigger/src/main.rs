@@ -7,6 +7,7 @@
 mod catalog;
 mod check;
 mod print;
+mod resiliency;
 mod run;
 mod sidecar;
 mod wait;
@@ -29,9 +30,11 @@ Usage:
   outrigger sidecar --app-id ID [flags]        run a sidecar, with daprd's flags (also when called `daprd`)
   outrigger run [flags] -- COMMAND [ARGS...]   run a sidecar and an app as one unit
   outrigger check PATH... [--config FILE]      read resources offline and say everything that is wrong with them
+  outrigger resiliency validate [PATH]...      say offline what is wrong or doubtful in Resiliency resources
+  outrigger resiliency explain KIND NAME       say which policies apply to a target, why, and what they add up to
   outrigger version                            print the versions
 
-`outrigger sidecar --help`, `outrigger run --help` and `outrigger check --help` say more.
+Each command but the last says more with `--help`.
 ";
 
 fn main() -> ExitCode {
@@ -60,6 +63,7 @@ fn command(name: &OsString, arguments: &[String], began: Instant) -> u8 {
             "sidecar" => sidecar::command(rest, began),
             "run" => run::command(rest, began),
             "check" => check::command(rest),
+            "resiliency" => resiliency::command(rest),
             "version" | "--version" | "-v" => {
                 print::out(&sidecar::versions_text());
                 0

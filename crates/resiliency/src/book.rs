@@ -344,10 +344,10 @@ impl Book {
         })
     }
 
-    /// Where a time-out is defined that is none, because it is not positive.
-    pub fn no_timeout(&self, name: &str) -> Option<&Source> {
+    /// A time-out by its name, and where it is defined; one that is not positive is none.
+    pub fn timeout(&self, name: &str) -> Option<(Option<Duration>, &Source)> {
         let named = self.timeouts.get(name)?;
-        named.rule.is_none().then_some(&*named.source)
+        Some((named.rule, &*named.source))
     }
 
     /// Names of app targets, in order.

@@ -34,17 +34,23 @@ pub struct Resiliency {
 /// Where breakers of one definition belong.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Place {
-    App {
-        name: String,
-        /// Of a method's own breaker: which of the methods.
-        method: Option<usize>,
-    },
+    App { name: String, which: Which },
     Actor(String),
     Component(String, ComponentKind, Flow),
 }
 
 /// What was asked for, by name.
 type Known<T> = RwLock<HashMap<Box<str>, Arc<T>>>;
+
+/// Which breakers of an app.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Which {
+    Whole,
+    /// Those of one of its methods.
+    Method(usize),
+    /// The one of all methods that name the same policy, and that share it.
+    Shared(Arc<str>),
+}
 
 /// One state of the resources, with the targets that were asked for since.
 struct Shelf {
@@ -99,7 +105,7 @@ impl App {
                 shared_key: match plan.breaker_key {
                     BreakerKey::Path => None,
                     BreakerKey::Pattern => Some(&plan.pattern),
-                    BreakerKey::App => Some(""),
+                    BreakerKey::App => Some("*"),
                 },
             },
         }
@@ -229,17 +235,26 @@ impl Resiliency {
 
     fn plan_of(&self, book: &Book, place: &Place) -> (Option<Plan>, usize) {
         match place {
-            Place::App { name, method } => {
+            Place::App { name, which } => {
                 let AppPlan {
                     plan,
                     mut methods,
                     cache_size,
                     ..
                 } = book.app(name, &self.own_namespace);
-                let plan = match method {
-                    None => Some(plan),
-                    Some(index) if *index < methods.len() => Some(methods.swap_remove(*index).plan),
-                    Some(_) => None,
+                let plan = match which {
+                    Which::Whole => Some(plan),
+                    Which::Method(index) if *index < methods.len() => {
+                        Some(methods.swap_remove(*index).plan)
+                    }
+                    Which::Method(_) => None,
+                    Which::Shared(policy) => {
+                        methods.into_iter().map(|method| method.plan).find(|plan| {
+                            plan.breaker
+                                .as_ref()
+                                .is_some_and(|slot| slot.name == *policy)
+                        })
+                    }
                 };
                 (plan, cache_size)
             }
@@ -272,10 +287,10 @@ impl Resiliency {
                 entry,
             } = shelf.book.app(written, &self.own_namespace);
             let name = entry.as_deref().unwrap_or(written);
-            let target = |plan: Plan, method| {
+            let target = |plan: Plan, which| {
                 let place = Place::App {
                     name: name.to_owned(),
-                    method,
+                    which,
                 };
                 // Whoever invents names gets no series of its own for each.
                 let label = if is_known {
@@ -298,11 +313,19 @@ impl Resiliency {
                     .into_iter()
                     .enumerate()
                     .map(|(index, method)| {
-                        let target = target(method.plan.clone(), Some(index));
+                        let shared = method
+                            .plan
+                            .breaker
+                            .as_ref()
+                            .filter(|_| method.breaker_key == BreakerKey::App);
+                        let which = shared.map_or(Which::Method(index), |slot| {
+                            Which::Shared(slot.name.clone())
+                        });
+                        let target = target(method.plan.clone(), which);
                         (method, target)
                     })
                     .collect(),
-                whole: target(plan, None),
+                whole: target(plan, Which::Whole),
             }
         })
     }

@@ -21,8 +21,7 @@ pub(super) fn complete(mut flags: Vec<String>) -> (Vec<String>, Vec<String>) {
         flags.push(format!("--app-id={id}"));
     }
     if !is_given(&flags, "resources-path") && !is_given(&flags, "components-path") {
-        let folder = FOLDERS.iter().find(|folder| Path::new(folder).is_dir());
-        if let Some(folder) = folder {
+        if let Some(folder) = folder() {
             said.push(format!("resources in ./{folder}"));
             flags.push(format!("--resources-path=./{folder}"));
         } else {
@@ -42,6 +41,13 @@ pub(super) fn complete(mut flags: Vec<String>) -> (Vec<String>, Vec<String>) {
         }
     }
     (flags, said)
+}
+
+/// Where resources are looked for when nobody says where they are.
+pub(crate) fn folder() -> Option<&'static str> {
+    FOLDERS
+        .into_iter()
+        .find(|folder| Path::new(folder).is_dir())
 }
 
 /// A flag's name, and its value when that is in the same word.

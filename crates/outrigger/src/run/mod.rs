@@ -10,6 +10,7 @@ use outrigger_sidecar::Companion;
 
 use crate::{SYNTAX, print, sidecar};
 use child::{Child, ChildSettings};
+pub(crate) use defaults::folder as default_folder;
 
 /// What the app gets to end by itself.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
