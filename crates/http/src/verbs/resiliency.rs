@@ -33,7 +33,7 @@ pub(super) fn get(api: &Api) -> Response<Body> {
     reply::structure(200, &Value::object(members))
 }
 
-/// Closes breakers: `{"target": "app_b", "breaker": "b:/orders"}`, or all that are meant by what is given.
+/// Closes breakers: `{"target": "app_b", "breaker": "b:orders"}`, or all that are meant by what is given.
 pub(super) async fn reset(api: &Api, mut asked: Asked<'_>) -> Outcome {
     let body = asked
         .read()

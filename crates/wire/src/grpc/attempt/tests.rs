@@ -1,3 +1,5 @@
+//! Attempts against real peers in memory: what commits, what is sent again, what is passed on.
+
 use std::cell::Cell;
 
 use bytes::Bytes;
