@@ -140,6 +140,21 @@ impl Guard {
         ready
     }
 
+    /// Whether calls of a component may be made more than once.
+    pub fn repeats<T: ?Sized>(&self, handle: &Arc<Handle<T>>) -> bool {
+        self.outbound(handle).is_some_and(|target| target.retries())
+    }
+
+    /// The policies of calls to a component; nothing where there are none.
+    fn outbound<T: ?Sized>(&self, handle: &Arc<Handle<T>>) -> Option<Arc<Target>> {
+        if self.resiliency.is_empty() {
+            return None;
+        }
+        let kind = policy_kind(handle.info.kind)?;
+        self.resiliency
+            .component(handle.info.name.as_str(), kind, Flow::Outbound)
+    }
+
     /// Calls a component under its policies and records the outcome under `operation`. `call` may be asked more than once,
     /// each time with the instance that serves then.
     ///
@@ -181,8 +196,7 @@ impl Guard {
         A: Future<Output = Result<R, Failed>>,
     {
         let name = handle.info.name.as_str();
-        let target = policy_kind(handle.info.kind)
-            .and_then(|kind| self.resiliency.component(name, kind, Flow::Outbound));
+        let target = self.outbound(handle);
         // With policies or without, the call stands here once: its future is large.
         let mut operation = target
             .as_ref()

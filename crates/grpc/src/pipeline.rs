@@ -261,7 +261,14 @@ impl Api {
                 full: self.settings.tells_policies,
             };
             let work = pin!(work);
-            let mut work = pin!(report::collected(wish, work));
+            let idle = self.blocks.invoke.resiliency.is_empty();
+            let mut work = pin!(async move {
+                if idle {
+                    (work.await, None)
+                } else {
+                    report::collected(wish, work).await
+                }
+            });
             let limited = async {
                 match limit {
                     Some(limit) => {

@@ -278,8 +278,13 @@ impl Api {
             events: trail.span.is_recording(),
             full: self.settings.tells_policies,
         };
-        let (mut response, report) =
-            report::collected(wish, pin!(self.dispatch(head, shown, body, trail))).await;
+        let (mut response, report) = {
+            let dispatched = pin!(self.dispatch(head, shown, body, trail));
+            if self.blocks.invoke.resiliency.is_empty() {
+                return dispatched.await;
+            }
+            report::collected(wish, dispatched).await
+        };
         if let Some(report) = report {
             let failed = response.status().is_client_error() || response.status().is_server_error();
             tell(&report, wish.full, failed, response.headers_mut());

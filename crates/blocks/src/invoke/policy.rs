@@ -29,24 +29,29 @@ impl Invoke {
         mut call: Call,
     ) -> Result<Reply, CallFailure> {
         let app = self.resiliency.app(written);
-        let verb = call.verb.as_ref().map(|verb| verb.as_str().to_owned());
-        let choice = app.choose(&call.method, verb.as_deref());
+        let verb = call.verb.as_ref().map(http::Method::as_str);
+        let choice = app.choose(&call.method, verb);
         let built_in = app.built_in.as_deref().filter(|_| target.is_remote_app());
         let repeats = choice.target.retries() || built_in.is_some();
         let body = std::mem::replace(&mut call.body, Body::EMPTY);
         let mut source = Source::new(body, repeats, self.replay_limit);
-        let method = match call.doubled_slash {
-            true => format!("/{}", call.method),
-            false => call.method.clone(),
-        };
-        let base_url = match target {
-            Target::Endpoint(name) => self.endpoints.base_url(name),
-            Target::App { .. } => None,
-        };
-        let key = key(written, target, base_url.as_deref(), &method);
-        let until = call.until;
-        let mut operation =
-            (!choice.is_empty()).then(|| Operation::begin(choice.target, choice.key(key), until));
+        // What only policies want to know is not made without them.
+        let (method, mut base_url);
+        let mut operation = None;
+        if !choice.is_empty() {
+            method = if call.doubled_slash {
+                format!("/{}", call.method)
+            } else {
+                call.method.clone()
+            };
+            base_url = None;
+            if let Target::Endpoint(name) = target {
+                base_url = self.endpoints.base_url(name);
+            }
+            let key = key(written, target, base_url.as_deref(), &method);
+            let begun = Operation::begin(choice.target, choice.key(key), call.until);
+            operation = Some(begun);
+        }
         let can_repeat = source.can_repeat();
         let outcome = self
             .attempts(&mut operation, target, call, &mut source, built_in)

@@ -1,6 +1,6 @@
 //! Publishing: permission, envelope, broker.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -131,28 +131,28 @@ impl Bus<'_> {
     /// When it was refused, could not be wrapped, or the broker did not confirm it.
     pub async fn publish(&self, request: Publish) -> Result<(), PublishError> {
         let raw = self.is_raw(request.metadata.as_ref())?;
-        let topic = request.topic.as_str();
+        let mut request = request;
+        let topic = std::mem::take(&mut request.topic);
+        let (topic, surface) = (topic.as_str(), request.surface);
+        let repeats = self.publisher.guard.repeats(&self.handle);
         // The event is made once: whoever gets it twice can tell by its id.
-        let event: OnceLock<Result<(Bytes, Option<Metadata>), PublishError>> = OnceLock::new();
+        let stage = Mutex::new(Stage::Asked(request));
         let send = |instance: Arc<Broker>| {
-            let (event, request) = (&event, &request);
+            let stage = &stage;
             async move {
-                let made = event.get_or_init(|| self.event(&instance, request, raw));
-                let Ok((data, metadata)) = made else {
-                    return Err(Failed::Refused(Box::new(told::name_empty(None))));
-                };
+                let (data, metadata) = self.outgoing(&instance, stage, topic, raw, repeats)?;
                 self.check_topic(&instance, topic)?;
-                self.send(&instance, topic, data.clone(), metadata.clone())
-                    .await
+                self.send(&instance, topic, data, metadata).await
             }
         };
         let started = Instant::now();
         let outcome = self
             .publisher
             .guard
-            .run(&self.handle, codes(request.surface), send)
+            .run(&self.handle, codes(surface), send)
             .await;
-        if let Some(Err(error)) = event.into_inner() {
+        let stage = stage.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Stage::Refused(error) = stage {
             return Err(error);
         }
         self.record(topic, &outcome, started);
@@ -163,26 +163,59 @@ impl Bus<'_> {
         })
     }
 
+    /// What the next attempt sends; it is kept only if there may be another one.
+    fn outgoing(
+        &self,
+        instance: &Broker,
+        stage: &Mutex<Stage>,
+        topic: &str,
+        raw: bool,
+        repeats: bool,
+    ) -> Result<(Bytes, Option<Metadata>), Failed> {
+        let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+        // The words are not shown: what was refused says itself why.
+        let refused = || Failed::Refused(Box::new(told::name_empty(None)));
+        let made = match std::mem::replace(&mut *stage, Stage::Gone) {
+            Stage::Asked(request) => self.event(instance, request, topic, raw),
+            Stage::Made(data, metadata) => Ok((data, metadata)),
+            Stage::Refused(error) => Err(error),
+            Stage::Gone => return Err(refused()),
+        };
+        match made {
+            Ok((data, metadata)) => {
+                if repeats {
+                    *stage = Stage::Made(data.clone(), metadata.clone());
+                }
+                Ok((data, metadata))
+            }
+            Err(error) => {
+                *stage = Stage::Refused(error);
+                Err(refused())
+            }
+        }
+    }
+
     /// What goes out for a request: its event, or its bytes as they are.
     fn event(
         &self,
         instance: &Broker,
-        request: &Publish,
+        request: Publish,
+        topic: &str,
         raw: bool,
     ) -> Result<(Bytes, Option<Metadata>), PublishError> {
-        let mut metadata = request.metadata.clone();
+        let mut metadata = request.metadata;
         if raw {
             if request.raw_trace {
                 let metadata = metadata.get_or_insert_default();
-                metadata.insert("traceid".to_owned(), request.trace_parent.clone());
-                metadata.insert("tracestate".to_owned(), request.trace_state.clone());
+                metadata.insert("traceid".to_owned(), request.trace_parent);
+                metadata.insert("tracestate".to_owned(), request.trace_state);
             }
-            return Ok((request.data.clone(), metadata));
+            return Ok((request.data, metadata));
         }
         let empty = Metadata::new();
         let data = self.wrap(
             instance,
-            &request.topic,
+            topic,
             &request.data,
             &request.content_type,
             metadata.as_ref().unwrap_or(&empty),
@@ -458,6 +491,15 @@ impl Bus<'_> {
                 .observe(labels, whole_millis(started.elapsed()));
         }
     }
+}
+
+/// A message between being asked for and being sent.
+enum Stage {
+    Asked(Publish),
+    Made(Bytes, Option<Metadata>),
+    Refused(PublishError),
+    /// It was sent, and no attempt is to follow.
+    Gone,
 }
 
 /// One entry of a bulk publish on its way.
