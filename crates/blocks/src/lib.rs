@@ -63,8 +63,9 @@ impl Blocks {
         for handle in &self.registry.table().all {
             let info = handle.info();
             if let Some(kind) = ComponentKind::of_type(&info.type_name) {
-                for flow in [Flow::Outbound, Flow::Inbound] {
-                    resiliency.component(info.name.as_str(), kind, flow);
+                resiliency.component(info.name.as_str(), kind, Flow::Outbound);
+                if kind.delivers() {
+                    resiliency.component(info.name.as_str(), kind, Flow::Inbound);
                 }
             }
         }

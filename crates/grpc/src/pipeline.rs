@@ -358,17 +358,10 @@ impl Api {
 
     /// Adds to an answer what policies have to say of it.
     fn tell<T>(&self, report: Report, outcome: &mut Result<T, Status>, context: &mut Context) {
-        let field = report.field(self.settings.tells_policies);
-        if let Some(value) = field.and_then(|text| HeaderValue::try_from(text).ok()) {
-            match outcome {
-                Err(status) => {
-                    status.metadata.insert(report::FIELD, value);
-                }
-                Ok(_) if self.settings.tells_policies => {
-                    context.headers.insert(report::FIELD, value);
-                }
-                Ok(_) => {}
-            }
+        let fields = report.fields(self.settings.tells_policies, outcome.is_err());
+        match outcome {
+            Err(status) => status.metadata.extend(fields),
+            Ok(_) => context.headers.extend(fields),
         }
         for event in report.events {
             context.span.event(event.name, event.at, event.attributes);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, RETRY_AFTER, USER_AGENT};
+use http::header::{CONTENT_LENGTH, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use outrigger_blocks::Blocks;
@@ -351,20 +351,9 @@ impl Api {
 
 /// Adds to an answer what policies have to say of it.
 fn tell(report: &Report, full: bool, failed: bool, headers: &mut HeaderMap) {
-    if !failed && !full {
-        return;
-    }
-    if let Some(value) = report
-        .field(full)
-        .and_then(|text| HeaderValue::try_from(text).ok())
-    {
-        headers.insert(report::FIELD, value);
-    }
-    if let Some(wait) = report.retry_after.filter(|_| failed) {
-        let seconds = u64::try_from(wait.as_millis().div_ceil(1_000).max(1)).unwrap_or(u64::MAX);
-        headers
-            .entry(RETRY_AFTER)
-            .or_insert(HeaderValue::from(seconds));
+    for (name, value) in report.fields(full, failed) {
+        // What an app says itself stays.
+        headers.entry(name).or_insert(value);
     }
 }
 

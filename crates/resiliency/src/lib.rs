@@ -12,6 +12,8 @@ mod plan;
 pub mod report;
 mod service;
 mod target;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use book::{ActorPlan, AppPlan, Book, Default, MethodPlan, SERVICE_RETRIES};

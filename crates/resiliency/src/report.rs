@@ -9,7 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::HeaderName;
+use http::header::RETRY_AFTER;
+use http::{HeaderName, HeaderValue};
 use outrigger_policy::breaker::State;
 
 use crate::target::Target;
@@ -20,6 +21,10 @@ tokio::task_local! {
 
 /// The field that tells a caller of policies.
 pub const FIELD: HeaderName = HeaderName::from_static("outrigger-resiliency");
+/// The field that tells a rejected caller what failed before it.
+pub const LAST_ERROR: HeaderName = HeaderName::from_static("outrigger-last-error");
+/// The longest text in a field.
+const LONGEST: usize = 512;
 
 struct Slip {
     wish: Wish,
@@ -100,6 +105,29 @@ impl Report {
         }
     }
 
+    /// The fields of an answer; `failed` where it is one that policies may have to do with.
+    pub fn fields(&self, full: bool, failed: bool) -> Vec<(HeaderName, HeaderValue)> {
+        let mut fields = Vec::new();
+        if !failed && !full {
+            return fields;
+        }
+        let told = self.field(full);
+        if let Some(value) = told.and_then(|text| HeaderValue::try_from(text).ok()) {
+            fields.push((FIELD, value));
+        }
+        let Some(wait) = self.retry_after.filter(|_| failed) else {
+            return fields;
+        };
+        let seconds = u64::try_from(wait.as_millis().div_ceil(1_000).max(1)).unwrap_or(u64::MAX);
+        fields.push((RETRY_AFTER, HeaderValue::from(seconds)));
+        if let Some(last) = &self.last {
+            let clean = last.chars().filter(|c| (' '..='~').contains(c));
+            let text: String = clean.take(LONGEST).collect();
+            fields.extend(HeaderValue::try_from(text).ok().map(|value| (LAST_ERROR, value)));
+        }
+        fields
+    }
+
     /// The value of the field `outrigger-resiliency`: of failures with a reason, or with everything that is known.
     pub fn field(&self, full: bool) -> Option<String> {
         if !full {
@@ -155,10 +183,14 @@ pub(crate) fn is_traced() -> bool {
     SLIP.try_with(|slip| slip.wish.events).unwrap_or(false)
 }
 
-/// The value of the field for the request that is being served, as far as it is known by now.
-pub fn field() -> Option<String> {
-    let field = |slip: &Slip| slip.report.borrow().as_ref()?.field(slip.wish.full);
-    SLIP.try_with(field).ok().flatten()
+/// The fields for the request that is being served, as far as they are known by now.
+pub fn fields(failed: bool) -> Vec<(HeaderName, HeaderValue)> {
+    let fields = |slip: &Slip| {
+        let report = slip.report.borrow();
+        let report = report.as_ref();
+        report.map(|report| report.fields(slip.wish.full, failed))
+    };
+    SLIP.try_with(fields).ok().flatten().unwrap_or_default()
 }
 
 /// Adds to the report of the request that is being served; nothing happens where nobody collects it.

@@ -66,6 +66,19 @@ impl Policies {
                 });
             }
         }
+        // A file that is no YAML any more does not even say what it holds.
+        for diagnostic in loaded.diagnostics.iter().filter(|one| one.code == "CFG-YAML") {
+            let file = &*diagnostic.place.file;
+            if keep(&last, &mut next, "", file) {
+                error!(target: SCOPE, "Could not parse resiliency file {file}: {}", diagnostic.located());
+                refused.push(RefusedResource {
+                    name: String::new(),
+                    place: diagnostic.place.to_string(),
+                    reasons: vec![diagnostic.located()],
+                    last_good_in_force: true,
+                });
+            }
+        }
         // What was kept takes its old place.
         next.sort_by_cached_key(|resource| order(folders, &resource.place.file));
         if is_start && self.strict && !refused.is_empty() {

@@ -1,5 +1,6 @@
 //! An application whose answers a test writes down, and which remembers what it was asked.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +31,12 @@ impl Received {
         let event: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         event["data"].clone()
     }
+
+    /// Every value of a header.
+    pub fn values(&self, name: &str) -> Vec<&str> {
+        let of_name = self.headers.iter().filter(|(other, _)| other == name);
+        of_name.map(|(_, value)| value.as_str()).collect()
+    }
 }
 
 /// What an app answers.
@@ -40,7 +47,20 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// So many zeros in place of the body.
     pub zeros: Option<u64>,
+    pub headers: Vec<(&'static str, String)>,
     pub delay: Duration,
+    pub course: Course,
+}
+
+/// How much of an answer is given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Course {
+    #[default]
+    Whole,
+    /// A longer body was promised; nothing follows, and the connection stays.
+    Stalls,
+    /// The connection is closed in place of an answer.
+    Closes,
 }
 
 impl Reply {
@@ -50,7 +70,43 @@ impl Reply {
             content_type: "text/plain",
             body: Vec::new(),
             zeros: None,
+            headers: Vec::new(),
             delay: Duration::ZERO,
+            course: Course::Whole,
+        }
+    }
+
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    #[must_use]
+    pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// The answer takes its time.
+    #[must_use]
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// The beginning of an answer that never ends.
+    #[must_use]
+    pub fn stalling(mut self) -> Self {
+        self.course = Course::Stalls;
+        self
+    }
+
+    /// No answer: the connection is closed.
+    pub fn closing() -> Self {
+        Self {
+            course: Course::Closes,
+            ..Self::status(200)
         }
     }
 
@@ -92,6 +148,28 @@ impl App {
     /// An app that answers as told.
     pub async fn start(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
         Self::start_on(ports::free(), script).await
+    }
+
+    /// An app whose answer depends on how often a path was asked for: 1 the first time.
+    pub async fn counting(
+        script: impl Fn(usize, &Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let counts: Mutex<HashMap<String, usize>> = Mutex::default();
+        Self::start(move |asked| {
+            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(asked.path.clone()).or_default();
+            *count += 1;
+            script(*count, asked)
+        })
+        .await
+    }
+
+    /// An app that answers every path with these statuses, one after the other, and with the last of them from then on.
+    pub async fn answering(statuses: &'static [u16]) -> Self {
+        Self::counting(|nth, _| {
+            Reply::status(statuses[(nth - 1).min(statuses.len() - 1)]).with_body("from the app")
+        })
+        .await
     }
 
     /// # Panics
@@ -139,6 +217,22 @@ impl App {
             .iter()
             .filter(|asked| asked.path == path)
             .count()
+    }
+
+    /// When a path was asked for, each time.
+    pub fn times(&self, path: &str) -> Vec<Instant> {
+        let received = self.received();
+        let asked = received.iter().filter(|asked| asked.path == path);
+        asked.map(|asked| asked.at).collect()
+    }
+
+    /// How often a text was delivered to a path.
+    pub fn deliveries(&self, path: &str, text: &str) -> usize {
+        let received = self.received();
+        let meant = received
+            .iter()
+            .filter(|asked| asked.path == path && asked.data() == text);
+        meant.count()
     }
 
     /// When this text was delivered first.
@@ -194,19 +288,33 @@ async fn serve(
             .unwrap_or_else(PoisonError::into_inner)
             .push(asked);
         tokio::time::sleep(reply.delay).await;
+        if reply.course == Course::Closes {
+            return Ok(());
+        }
         answer(stream.get_mut(), &reply).await?;
+        if reply.course == Course::Stalls {
+            // Until the other side gives up.
+            return read_head(&mut stream).await.map(|_| ());
+        }
     }
 }
 
 async fn answer(stream: &mut TcpStream, reply: &Reply) -> io::Result<()> {
     let framing = match reply.zeros {
         Some(_) => "transfer-encoding: chunked".to_owned(),
+        None if reply.course == Course::Stalls => {
+            format!("content-length: {}", 2 * reply.body.len() + 1)
+        }
         None => format!("content-length: {}", reply.body.len()),
     };
-    let head = format!(
-        "HTTP/1.1 {} X\r\ncontent-type: {}\r\n{framing}\r\n\r\n",
+    let mut head = format!(
+        "HTTP/1.1 {} X\r\ncontent-type: {}\r\n{framing}\r\n",
         reply.status, reply.content_type
     );
+    for (name, value) in &reply.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(&reply.body);
     stream.write_all(&bytes).await?;

@@ -104,6 +104,7 @@ impl Invoke {
                 }
             };
             let outcome = limited(pass.as_ref(), pin!(attempt)).await;
+            let is_broken = source.is_broken();
             let (Some(operation), Some(pass)) = (operation.as_mut(), pass) else {
                 return outcome.unwrap_or_else(|| Err(CallFailure::plain(told::TIMED_OUT)));
             };
@@ -135,7 +136,9 @@ impl Invoke {
                     let ending = Ending::Failed(Judged {
                         failure: Failure {
                             code: None,
-                            permanent: (!may_repeat && retries) || failure.is_permanent(),
+                            permanent: (!may_repeat && retries)
+                                || is_broken
+                                || failure.is_permanent(),
                             pushback: Pushback::None,
                         },
                         neutral: false,

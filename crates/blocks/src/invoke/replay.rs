@@ -62,6 +62,17 @@ impl Source {
         !matches!(self, Self::Once(_))
     }
 
+    /// The caller broke its request off, or sent too much: no attempt can change that.
+    pub(super) fn is_broken(&self) -> bool {
+        match self {
+            Self::Kept(kept) => {
+                let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.failed.is_some()
+            }
+            Self::Whole(_) | Self::Once(_) => false,
+        }
+    }
+
     /// The body for the next attempt.
     pub(super) fn body(&mut self) -> Body {
         match self {

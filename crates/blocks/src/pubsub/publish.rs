@@ -308,7 +308,17 @@ impl Bus<'_> {
             }
             return Ok(());
         };
-        let pending = progress.pending.unwrap_or_default();
+        // Where no attempt was let through, nothing has been made yet.
+        let unsent = |entry: &BulkEntryIn| Outgoing {
+            entry_id: entry.entry_id.clone(),
+            data: Bytes::new(),
+            metadata: None,
+            content_type: String::new(),
+            error: None,
+        };
+        let pending = progress
+            .pending
+            .unwrap_or_else(|| entries.iter().map(unsent).collect());
         let failed = match failed {
             Failed::Component(error) => error,
             // Nothing has gone out: there is nothing to be said of single entries.

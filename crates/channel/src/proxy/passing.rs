@@ -16,7 +16,7 @@ use outrigger_core::trace::TraceContext;
 use outrigger_lifecycle::Moment;
 use outrigger_policy::{Attempts, Code, Failure, Next, Pushback};
 use outrigger_resiliency::{
-    Choice, Ending, Judged, Key, Operation, Pass, Refusal, RetryRule, Slot, Step, limited, report,
+    Choice, Ending, Judged, Key, Operation, Pass, Refusal, RetryRule, Slot, Step, limited, report, tell_retry,
 };
 use outrigger_wire::grpc::{
     self, Attempt, Call, CallError, Committed, Ended, Messages, Replayed, Reply, Status, relay,
@@ -204,8 +204,8 @@ impl Passing<'_> {
                 }
                 Some(Came::To(Attempt::Committed(mut committed))) => {
                     let pass = operation.hold(pass).unlimited();
-                    if let Some(value) = field() {
-                        committed.add(report::FIELD, value);
+                    for (name, value) in report::fields(false) {
+                        committed.add(name, value);
                     }
                     let counts = counts_stream_errors(&operation);
                     return finish(committed, pass, counts, &mut replayed, reply).await;
@@ -223,8 +223,8 @@ impl Passing<'_> {
                     }
                     return match failed {
                         Ok(mut failure) => {
-                            if let Some(value) = field() {
-                                failure.add(report::FIELD, value);
+                            for (name, value) in report::fields(true) {
+                                failure.add(name, value);
                             }
                             Ok(failure.pass_on(reply))
                         }
@@ -310,7 +310,12 @@ impl Passing<'_> {
             let retry = &built_in.rule.retry;
             let lost = Failure::default();
             match attempts.after(retry, None, &lost, clock.now(), rand::random()) {
-                Next::Retry { at, .. } => clock.until(at).await,
+                Next::Retry { at, pause } => {
+                    if attempts.retries() == 1 {
+                        tell_retry(&built_in.name, pause);
+                    }
+                    clock.until(at).await;
+                }
                 Next::GiveUp(_) => return Err(failure),
             }
         }
@@ -419,15 +424,8 @@ fn rejected(refusal: &Refusal) -> Status {
 
 /// A status of ours, with what policies have to say.
 fn with_field(mut status: Status) -> Status {
-    if let Some(value) = field() {
-        status.metadata.insert(report::FIELD, value);
-    }
+    status.metadata.extend(report::fields(true));
     status
-}
-
-/// What policies have to say of the call, as far as it is to be told.
-fn field() -> Option<HeaderValue> {
-    HeaderValue::try_from(report::field()?).ok()
 }
 
 /// A time in the notation of the protocol: at most eight digits and a unit.
