@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-const ROOTS: [&str; 9] = [
+const ROOTS: [&str; 10] = [
     "dapr/proto/runtime/v1/dapr.proto",
     "dapr/proto/runtime/v1/appcallback.proto",
     "dapr/proto/internals/v1/service_invocation.proto",
@@ -16,6 +16,7 @@ const ROOTS: [&str; 9] = [
     "grpc/reflection/v1/reflection.proto",
     "grpc/reflection/v1alpha/reflection.proto",
     "grpc/health/v1/health.proto",
+    "outrigger/v1/health.proto",
     "opentelemetry/proto/trace.proto",
 ];
 

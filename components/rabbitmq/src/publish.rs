@@ -348,7 +348,7 @@ impl Failure {
     }
 }
 
-fn blocked() -> ComponentError {
+pub(crate) fn blocked() -> ComponentError {
     ComponentError::transient("the broker takes no messages: it is short of memory or disk")
 }
 

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::dial::Dialer;
 use crate::link::Link;
-use crate::publish::Publisher;
+use crate::publish::{Publisher, blocked};
 use crate::settings::Settings;
 use crate::subscribe;
 
@@ -148,6 +148,11 @@ impl Component for RabbitMq {
             }
             None => self.publishing.ping().await,
         }
+    }
+
+    /// Consumers of a blocked broker are fed, and another connection would be blocked too.
+    fn impediment(&self) -> Option<ComponentError> {
+        self.publishing.is_blocked().then(blocked)
     }
 
     async fn close(&self) {

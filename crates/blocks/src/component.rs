@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::about::About;
 use crate::errors;
+use crate::health::{Proofs, SHARED_FOR};
 
 /// Callers beyond this many do not wait for a component that is not ready.
 const MAX_WAITERS: usize = 1_000;
@@ -71,6 +72,8 @@ pub struct Handle<T: ?Sized> {
     waiters: AtomicUsize,
     /// Milliseconds from the process's start to the last successful call.
     last_used: AtomicU64,
+    /// What pings say, and who wants one.
+    pub proofs: Proofs,
 }
 
 /// A connected instance, with what the runtime itself reads from the component's properties.
@@ -104,6 +107,7 @@ impl<T: ?Sized> Control<T> {
             signals,
             waiters: AtomicUsize::new(0),
             last_used: AtomicU64::new(0),
+            proofs: Proofs::default(),
         };
         Self {
             handle: Arc::new(handle),
@@ -222,6 +226,59 @@ impl<T: ?Sized> Handle<T> {
         ))
     }
 
+    /// Waits until it is known anew how the component does: by a ping where it is ready, by the end of an attempt where
+    /// one makes sense soon. What came out is in status and proofs.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time; what was begun goes on.
+    pub async fn prove(&self) {
+        let now = self.clock.now();
+        let mut watch = self.watch();
+        let status = watch.borrow_and_update().clone();
+        if status.state == State::Ready {
+            let last_ok = status.last_ok.max(Some(self.last_used()));
+            if last_ok.is_some_and(|at| now.since(at) < SHARED_FOR) {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = self.proofs.since(now) => return,
+                // The connection broke under the ping. The attempt that follows is the second try.
+                _ = watch.wait_for(|status| status.state != State::Ready) => {}
+            }
+        }
+        self.next_attempt().await;
+    }
+
+    /// Waits until the attempt under way, or the next one, has ended.
+    async fn next_attempt(&self) {
+        let mut watch = self.watch();
+        let status = watch.borrow_and_update().clone();
+        let is_worth_it = match status.state {
+            State::Connecting => true,
+            State::Unavailable => status
+                .failure
+                .as_ref()
+                .is_none_or(|failure| failure.class.is_fast()),
+            State::Pending => self.proofs.is_dormant(),
+            State::Ready | State::Rejected | State::Closing => false,
+        };
+        if !is_worth_it {
+            return;
+        }
+        self.want();
+        let before = match status.state {
+            State::Connecting => status.attempt.saturating_sub(1),
+            _ => status.attempt,
+        };
+        let has_ended = |status: &Status| match status.state {
+            State::Pending | State::Connecting => false,
+            State::Unavailable => status.attempt > before,
+            State::Ready | State::Rejected | State::Closing => true,
+        };
+        watch.wait_for(has_ended).await.ok();
+    }
+
     /// Somebody will need the component soon.
     pub fn want(&self) {
         self.signals.try_send(Signal::Wanted).ok();
@@ -315,6 +372,21 @@ impl AnyHandle {
 
     pub fn last_used(&self) -> Moment {
         each!(self, handle => handle.last_used())
+    }
+
+    pub fn proofs(&self) -> &Proofs {
+        each!(self, handle => &handle.proofs)
+    }
+
+    /// See [`Handle::prove`].
+    pub async fn prove(&self) {
+        each!(self, handle => handle.prove().await);
+    }
+
+    /// What keeps a connected component from serving calls.
+    pub fn impediment(&self) -> Option<Failure> {
+        let error = each!(self, handle => handle.instance().and_then(|instance| instance.driver.impediment()));
+        error.map(ComponentError::into_failure)
     }
 
     /// The words of the metadata API. Those of a component that was never connected are not known.

@@ -68,6 +68,11 @@ impl Resolver {
         self.handle.store(Some(handle));
     }
 
+    /// The name resolver, if there is one.
+    pub fn handle(&self) -> Option<Arc<Handle<dyn NameResolver>>> {
+        self.handle.load_full()
+    }
+
     /// An address of the app's sidecar, one at random where there are several; not the one to avoid, if there is another.
     ///
     /// # Errors

@@ -21,6 +21,12 @@ pub trait Component: Send + Sync + 'static {
     /// May be dropped at any await; the supervisor bounds it.
     async fn ping(&self) -> Result<(), ComponentError>;
 
+    /// What keeps calls from being served although the connection lives, such as a broker that takes no messages for the
+    /// moment. Shown by the health API; another connection would not help, so none is made for it.
+    fn impediment(&self) -> Option<ComponentError> {
+        None
+    }
+
     /// Lets go of connections. Idempotent; abandoned after two seconds.
     async fn close(&self);
 }

@@ -35,6 +35,7 @@ const SERVICES: &[&str] = &[
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
+    "outrigger.v1.Health",
 ];
 
 /// What the user chose for the gRPC API.
@@ -122,6 +123,10 @@ impl Api {
             } else {
                 Box::pin(health::watch(exchange, &self.blocks)).await
             };
+        }
+        if !named && path == health::COMPONENTS {
+            let is_trusted = self.may_enter(&exchange.head.headers).is_ok();
+            return Box::pin(health::components(exchange, &self.blocks, is_trusted)).await;
         }
         if let Err(why) = self.may_enter(&exchange.head.headers) {
             return exchange.refuse(

@@ -57,6 +57,8 @@ pub struct Api {
     pub(crate) blocks: Arc<Blocks>,
     pub(crate) settings: Settings,
     table: Table,
+    /// Nobody who asks here has shown who they are.
+    is_public: bool,
 }
 
 /// A request on its way to its verb.
@@ -74,6 +76,17 @@ pub(crate) struct Trail {
     pub route: &'static Route,
     /// The app that was called.
     pub target: Option<String>,
+    /// Whoever asks may see more than statuses and codes.
+    pub is_trusted: bool,
+}
+
+/// Whether a request may pass, and as whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Trusted,
+    /// To what is open to everybody.
+    Stranger,
+    Refused,
 }
 
 impl<'a> Asked<'a> {
@@ -101,6 +114,15 @@ impl Api {
             blocks,
             settings,
             table,
+            is_public: false,
+        }
+    }
+
+    /// An API without protection, whose callers are strangers.
+    pub(crate) fn for_strangers(blocks: Arc<Blocks>) -> Self {
+        Self {
+            is_public: true,
+            ..Self::new(blocks, Settings::default())
         }
     }
 
@@ -111,11 +133,12 @@ impl Api {
         let shown = path::decoded(uri.path());
         // Dapr: no path with this word is traced; only our own health is no work in hand.
         let is_health = shown.contains("/healthz");
-        let running = (!is_open(&shown)).then(|| self.blocks.activity.begin());
+        let running = (!is_open(uri.path())).then(|| self.blocks.activity.begin());
         let mut trail = Trail {
             span: Span::passing(TraceContext::default()),
             route: &INVOKE,
             target: None,
+            is_trusted: false,
         };
         if is_health || !self.blocks.tracer.is_on() {
             return self
@@ -146,6 +169,7 @@ impl Api {
             mut span,
             route,
             target,
+            ..
         } = trail;
         let out = response.headers_mut();
         if !out.contains_key(TRACE_PARENT) {
@@ -194,11 +218,13 @@ impl Api {
             .and_then(|_| head.headers.get(USER_AGENT).cloned());
         let origin = self.settings.origins.is_on().then(|| head.headers.clone());
 
+        let entry = self.entry(&method, head.uri.path(), &mut head.headers);
+        trail.is_trusted = entry == Entry::Trusted && !self.is_public;
         let (mut response, logged) = match &origin {
             Some(headers) if Origins::is_preflight(&method, headers) => {
                 (self.settings.origins.preflight(headers), false)
             }
-            _ if !self.may_enter(&method, shown, &mut head.headers) => (
+            _ if entry == Entry::Refused => (
                 reply::text(StatusCode::UNAUTHORIZED, "invalid api token"),
                 false,
             ),
@@ -255,15 +281,22 @@ impl Api {
     }
 
     /// Whether the token is right, or not asked for. It is for us alone and goes no further.
-    fn may_enter(&self, method: &Method, shown: &str, headers: &mut HeaderMap) -> bool {
+    /// What is judged is the path that will be routed: an escaped one may look like another.
+    fn entry(&self, method: &Method, path: &str, headers: &mut HeaderMap) -> Entry {
         let Some(token) = &self.settings.token else {
-            return true;
+            return Entry::Trusted;
         };
         let given = headers.remove(API_TOKEN);
         let right = given.is_some_and(|given| {
             equal_in_constant_time(given.as_bytes(), token.reveal().as_bytes())
         });
-        right || (*method == Method::GET && is_open(shown))
+        if right {
+            Entry::Trusted
+        } else if *method == Method::GET && is_open(path) {
+            Entry::Stranger
+        } else {
+            Entry::Refused
+        }
     }
 
     /// The verb's answer, with what policies have to say of it.
@@ -368,10 +401,18 @@ pub(crate) fn trace_texts(context: &TraceContext) -> (String, String) {
 
 /// Paths that ask for no token. What is judged is what will be routed.
 fn is_open(path: &str) -> bool {
-    matches!(
-        path::clean(path).trim_matches('/'),
-        "v1.0/healthz" | "v1.0/healthz/outbound" | "v1.0/healthz/live"
-    )
+    let cleaned = path::clean(path);
+    match cleaned
+        .trim_matches('/')
+        .strip_prefix("v1.0/healthz")
+        .map(|rest| rest.trim_start_matches('/'))
+    {
+        Some("" | "outbound" | "live" | "components") => true,
+        Some(rest) => rest
+            .strip_prefix("components/")
+            .is_some_and(|name| !name.is_empty() && !name.contains('/')),
+        None => false,
+    }
 }
 
 /// The trace that a request came with.
@@ -595,6 +636,8 @@ mod tests {
             "/v1.0/healthz/",
             "/v1.0//healthz/outbound",
             "/v1.0/state/../healthz/live",
+            "/v1.0/healthz/components",
+            "/v1.0/healthz/components/orders",
         ] {
             assert!(is_open(path), "{path}");
         }
@@ -603,6 +646,11 @@ mod tests {
             "/v1.0/healthz/./../secrets/env/HOME",
             "/v1.0/healthz//../state/st/a",
             "/v1.0/healthz/x",
+            "/v1.0/secrets/env/..%2f..%2fhealthz",
+            "/v1.0/invoke/a/method/b%2f..%2f..%2f..%2f..%2fhealthz%2fcomponents%2fc",
+            "/v1.0/healthzoutbound/x",
+            "/v1.0/healthz/components/orders/x",
+            "/v1.0/healthz/components/../../secrets/env/bulk",
             "/v1.0/invoke/a/method/healthz",
         ] {
             assert!(!is_open(path), "{path}");

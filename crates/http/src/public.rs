@@ -7,7 +7,7 @@ use outrigger_blocks::Blocks;
 use outrigger_blocks::fields::API_TOKEN;
 use outrigger_core::Body;
 
-use crate::pipeline::{Api, Settings};
+use crate::pipeline::Api;
 use crate::{path, reply};
 
 /// What is served without protection.
@@ -19,7 +19,7 @@ pub struct PublicApi {
 impl PublicApi {
     pub fn new(blocks: Arc<Blocks>) -> Self {
         Self {
-            api: Api::new(blocks, Settings::default()),
+            api: Api::for_strangers(blocks),
         }
     }
 
@@ -31,7 +31,8 @@ impl PublicApi {
         let verbs: &'static [&'static str] = match parts.as_slice() {
             ["v1.0", "metadata"]
             | ["v1.0", "healthz"]
-            | ["v1.0", "healthz", "outbound" | "live"] => &["GET"],
+            | ["v1.0", "healthz", "outbound" | "live" | "components"]
+            | ["v1.0", "healthz", "components", _] => &["GET"],
             ["v1.0", "metadata", _] => &["PUT"],
             _ => return reply::not_found(),
         };

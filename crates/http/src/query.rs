@@ -36,6 +36,12 @@ impl<'a> Query<'a> {
             .unwrap_or_default()
     }
 
+    /// Every pair, in order.
+    pub(crate) fn pairs(&self) -> Vec<(&str, &str)> {
+        let pairs = self.0.iter();
+        pairs.map(|(name, value)| (&**name, &**value)).collect()
+    }
+
     /// `metadata.<key>=<value>`; of several values the first counts.
     pub(crate) fn metadata(&self) -> Metadata {
         let mut metadata = Metadata::new();

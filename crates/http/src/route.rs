@@ -45,6 +45,8 @@ pub(crate) enum Verb {
     Healthz,
     HealthzOutbound,
     HealthzLive,
+    HealthzComponents,
+    HealthzComponent,
     Shutdown,
     GetResiliency,
     ResetBreakers,
@@ -147,6 +149,8 @@ pub(crate) static ROUTES: &[Route] = routes! {
     PutMetadata PUT, "v1.0" "metadata/{key}", "metadata" "v1", "PutMetadata";
     HealthzOutbound GET, "v1.0" "healthz/outbound", "healthz" "v1", "HealthzOutbound";
     HealthzLive GET, "v1.0" "healthz/live", "healthz" "v1", "HealthzLive";
+    HealthzComponents GET, "v1.0" "healthz/components", "healthz" "v1", "HealthzComponents";
+    HealthzComponent GET, "v1.0" "healthz/components/{name}", "healthz" "v1", "HealthzComponent";
     Healthz GET, "v1.0" "healthz", "healthz" "v1", "Healthz";
     Shutdown POST, "v1.0" "shutdown", "shutdown" "v1", "Shutdown";
     ResetBreakers POST, "outrigger" "v1/resiliency/reset", "outrigger" "v1", "ResetBreakers";

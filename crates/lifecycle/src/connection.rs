@@ -164,6 +164,8 @@ pub enum Event {
     /// A real call failed in a way that casts doubt on the connection.
     Suspected,
     Pinged(Result<(), Failure>),
+    /// A fresh connection answered where the present one did not, and has taken its place.
+    Renewed,
     Kicked(Kick),
     /// The component cannot start as it is written.
     Refused(Failure),
@@ -217,6 +219,8 @@ pub struct Status {
     pub attempt: u32,
     pub failure: Option<Failure>,
     pub next_attempt: Option<Moment>,
+    /// Since when there is no connection, after the first failure or loss.
+    pub down_since: Option<Moment>,
     pub last_ready: Option<Moment>,
     pub last_ok: Option<Moment>,
     pub ping_failures: u32,
@@ -233,7 +237,6 @@ pub struct Machine {
     /// Retry or ping, whichever the state calls for.
     due: Option<Moment>,
     pinging: bool,
-    down_since: Option<Moment>,
     told_at: Option<Moment>,
     told_class: Option<Class>,
     kicked_at: Option<Moment>,
@@ -249,6 +252,7 @@ impl Machine {
                 attempt: 0,
                 failure: None,
                 next_attempt: None,
+                down_since: None,
                 last_ready: None,
                 last_ok: None,
                 ping_failures: 0,
@@ -257,7 +261,6 @@ impl Machine {
             },
             due: None,
             pinging: false,
-            down_since: None,
             told_at: None,
             told_class: None,
             kicked_at: None,
@@ -318,7 +321,7 @@ impl Machine {
     fn connecting(&mut self, event: Event, now: Moment, dice: f64) -> Vec<Action> {
         match event {
             Event::Attempted(Ok(())) => {
-                let outage = self.down_since.take().map(|since| now.since(since));
+                let outage = self.status.down_since.take().map(|since| now.since(since));
                 let told = Told::Connected {
                     attempt: self.status.attempt,
                     outage,
@@ -343,6 +346,7 @@ impl Machine {
             | Event::Lost(_)
             | Event::Suspected
             | Event::Pinged(_)
+            | Event::Renewed
             | Event::Kicked(_)
             | Event::Due
             | Event::Refused(_)
@@ -379,6 +383,17 @@ impl Machine {
                 vec![Action::Ping {
                     fresh: self.status.ping_failures > 0,
                 }]
+            }
+            Event::Renewed => {
+                let actions = if std::mem::take(&mut self.pinging) {
+                    vec![Action::Abandon]
+                } else {
+                    Vec::new()
+                };
+                self.status.ping_failures = 0;
+                self.status.last_ok = Some(now);
+                self.plan_ping(now, dice);
+                actions
             }
             Event::Pinged(Ok(())) if self.pinging => {
                 self.pinging = false;
@@ -431,7 +446,7 @@ impl Machine {
     }
 
     fn retry_later(&mut self, failure: Failure, now: Moment, dice: f64) -> Vec<Action> {
-        self.down_since.get_or_insert(now);
+        self.status.down_since.get_or_insert(now);
         let backoff = if failure.class.is_fast() {
             self.timing.fast
         } else {
@@ -450,7 +465,7 @@ impl Machine {
         {
             self.status.attempt = 0;
         }
-        self.down_since = Some(now);
+        self.status.down_since = Some(now);
         let mut actions = vec![Action::Tell(Told::Lost {
             failure: failure.clone(),
         })];
@@ -479,6 +494,7 @@ impl Machine {
                 failure: failure.clone(),
                 attempt: self.status.attempt,
                 elapsed: self
+                    .status
                     .down_since
                     .map(|since| now.since(since))
                     .unwrap_or_default(),
@@ -801,6 +817,25 @@ mod tests {
     }
 
     #[test]
+    fn a_renewed_connection_is_doubted_no_more() {
+        let mut machine = connected();
+        assert_eq!(
+            machine.on(Event::Suspected, at(1_000), 0.5),
+            [Action::Ping { fresh: true }]
+        );
+        assert_eq!(
+            machine.on(Event::Renewed, at(2_000), 0.5),
+            [Action::Abandon]
+        );
+        let status = machine.status();
+        assert_eq!(
+            (status.state, status.ping_failures, status.last_ok),
+            (State::Ready, 0, Some(at(2_000)))
+        );
+        assert!(machine.wake_at().is_some());
+    }
+
+    #[test]
     fn closing_ends_what_is_under_way() {
         let mut connecting = machine();
         connecting.on(Event::DependenciesReady, at(0), 0.5);
@@ -829,6 +864,7 @@ mod tests {
             failure().prop_map(Event::Lost),
             Just(Event::Suspected),
             Just(Event::Pinged(Ok(()))),
+            Just(Event::Renewed),
             failure().prop_map(|f| Event::Pinged(Err(f))),
             Just(Event::Kicked(Kick::Call)),
             Just(Event::Kicked(Kick::News)),

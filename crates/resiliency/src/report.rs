@@ -123,7 +123,11 @@ impl Report {
         if let Some(last) = &self.last {
             let clean = last.chars().filter(|c| (' '..='~').contains(c));
             let text: String = clean.take(LONGEST).collect();
-            fields.extend(HeaderValue::try_from(text).ok().map(|value| (LAST_ERROR, value)));
+            fields.extend(
+                HeaderValue::try_from(text)
+                    .ok()
+                    .map(|value| (LAST_ERROR, value)),
+            );
         }
         fields
     }

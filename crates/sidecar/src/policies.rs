@@ -67,7 +67,11 @@ impl Policies {
             }
         }
         // A file that is no YAML any more does not even say what it holds.
-        for diagnostic in loaded.diagnostics.iter().filter(|one| one.code == "CFG-YAML") {
+        for diagnostic in loaded
+            .diagnostics
+            .iter()
+            .filter(|one| one.code == "CFG-YAML")
+        {
             let file = &*diagnostic.place.file;
             if keep(&last, &mut next, "", file) {
                 error!(target: SCOPE, "Could not parse resiliency file {file}: {}", diagnostic.located());

@@ -191,7 +191,10 @@ async fn a_rejection_names_the_last_real_failure() {
     // The message stays as clients compare it; a field of its own has the rest.
     let message = answer.json()["message"].as_str().unwrap().to_owned();
     assert!(message.ends_with(OPEN), "{message}");
-    let last = answer.header("outrigger-last-error").unwrap_or_default().to_owned();
+    let last = answer
+        .header("outrigger-last-error")
+        .unwrap_or_default()
+        .to_owned();
     assert!(last.contains("507"), "{last}");
 }
 

@@ -479,6 +479,8 @@ async fn a_broker_short_of_memory_refuses_messages_and_goes_on_delivering() {
         "the second one is refused at once"
     );
     pubsub.ping().await.unwrap();
+    let told = pubsub.impediment().map(|error| error.message);
+    assert_eq!(told, Some(refused.message));
     recorder.open();
     recorder.got(2).await;
     server
@@ -488,6 +490,7 @@ async fn a_broker_short_of_memory_refuses_messages_and_goes_on_delivering() {
         pubsub.publish(message(&topic, "z")).await
     })
     .await;
+    assert_eq!(pubsub.impediment(), None);
     source.close().await;
     pubsub.close().await;
 }

@@ -4,6 +4,7 @@
 
 pub mod absent;
 pub mod component;
+pub mod health;
 pub mod invoke;
 pub mod policy;
 pub mod pubsub;

@@ -16,7 +16,8 @@ use outrigger_core::trace::TraceContext;
 use outrigger_lifecycle::Moment;
 use outrigger_policy::{Attempts, Code, Failure, Next, Pushback};
 use outrigger_resiliency::{
-    Choice, Ending, Judged, Key, Operation, Pass, Refusal, RetryRule, Slot, Step, limited, report, tell_retry,
+    Choice, Ending, Judged, Key, Operation, Pass, Refusal, RetryRule, Slot, Step, limited, report,
+    tell_retry,
 };
 use outrigger_wire::grpc::{
     self, Attempt, Call, CallError, Committed, Ended, Messages, Replayed, Reply, Status, relay,

@@ -1,6 +1,7 @@
 //! One function for each verb: read the request, call the building block, write the reply.
 
 mod absent;
+mod health;
 pub(crate) mod invoke;
 mod metadata;
 mod publish;
@@ -36,7 +37,9 @@ pub(crate) async fn call(api: &Api, asked: Asked<'_>, verb: Verb) -> Outcome {
         Verb::PutMetadata => metadata::put(api, asked).await,
         Verb::GetResiliency => Ok(resiliency::get(api)),
         Verb::ResetBreakers => resiliency::reset(api, asked).await,
-        Verb::Healthz => done(api.blocks.health.ready(Some(asked.query().get("appid")))),
+        Verb::Healthz => health::ready(api, asked).await,
+        Verb::HealthzComponents => health::list(api, asked).await,
+        Verb::HealthzComponent => health::one(api, asked).await,
         Verb::HealthzOutbound => done(api.blocks.health.outbound()),
         Verb::HealthzLive => Ok(reply::empty()),
         Verb::Shutdown => Ok(shut_down(api, &asked)),

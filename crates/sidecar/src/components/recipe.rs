@@ -25,6 +25,11 @@ pub(crate) trait Recipe<T: ?Sized>: Send + Sync + 'static {
 
     /// The server that the component is at, as far as its settings say; equal texts are equal servers.
     fn server(&self) -> Option<String>;
+
+    /// Secret stores that have to be ready first, by name.
+    fn stores(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Checks the properties of one kind of component.
@@ -54,6 +59,14 @@ impl<T: Component + ?Sized> Recipe<T> for FromResource<T> {
 
     fn server(&self) -> Option<String> {
         server_of(&self.resource)
+    }
+
+    fn stores(&self) -> Vec<String> {
+        let requests = secrets_of(&self.resource, &self.shared.context);
+        let mut stores: Vec<String> = requests.into_iter().map(|request| request.store).collect();
+        stores.sort();
+        stores.dedup();
+        stores
     }
 }
 

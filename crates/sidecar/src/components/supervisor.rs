@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use outrigger_blocks::component::{Control, Handle, Signal, record_state};
+use outrigger_blocks::health::Proof;
 use outrigger_blocks::{About, Info};
-use outrigger_component_api::{Component, ComponentError, Kind, Loss, Open};
+use outrigger_component_api::{Component, ComponentError, ErrorKind, Kind, Loss, Open};
 use outrigger_lifecycle::connection::{
     Action, Class, Event, Failure, Kick, Machine, State, Timing, Told,
 };
@@ -58,10 +59,20 @@ pub(crate) struct Supervisor<T: ?Sized> {
     instance: Option<Connected<T>>,
     attempt: Working<Result<Connected<T>, Failure>>,
     ping: Working<Result<(), Failure>>,
+    live: Live,
+    /// A fresh connection, opened because the present one did not answer somebody who wants to know now.
+    trial: Working<Result<Connected<T>, Failure>>,
     /// Owns connections that are being closed.
     old: Scope,
     /// When the state that now holds was entered, for the metrics.
     down_since: Option<Instant>,
+}
+
+/// Who waits for the ping under way besides the machine, and since when it is under way.
+#[derive(Default)]
+struct Live {
+    is_asked: bool,
+    since: Option<Instant>,
 }
 
 enum Woken<T: ?Sized> {
@@ -69,6 +80,8 @@ enum Woken<T: ?Sized> {
     Dependencies,
     Attempted(Result<Connected<T>, Failure>),
     Pinged(Result<(), Failure>),
+    Asked,
+    Tried(Result<Connected<T>, Failure>),
     Lost(ComponentError),
     Signal(Signal),
     Kicked,
@@ -90,6 +103,8 @@ impl<T: Component + ?Sized> Supervisor<T> {
         };
         let machine = Machine::new(timing, shared.clock.now());
         let control = Control::new(info, shared.clock, machine.status().clone());
+        control.handle.proofs.set_dormant(start.lazy);
+        control.handle.proofs.set_stores(recipe.stores());
         Self {
             shared,
             recipe,
@@ -102,6 +117,8 @@ impl<T: Component + ?Sized> Supervisor<T> {
             instance: None,
             attempt: None,
             ping: None,
+            live: Live::default(),
+            trial: None,
             old: Scope::root(),
             down_since: None,
         }
@@ -114,6 +131,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
     pub(crate) async fn run(mut self, stop: Stop) {
         let (shared, recipe) = (self.shared.clone(), self.recipe.clone());
         let mut neighbours = shared.neighbours.subscribe();
+        let mut asked = self.handle.proofs.wanted();
         if let Some(fault) = self.fault.take() {
             self.event(Event::Refused(fault));
         }
@@ -128,7 +146,9 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 Some(error) = lost(self.instance.as_mut()) => Woken::Lost(error),
                 outcome = working(&mut self.attempt) => Woken::Attempted(outcome),
                 outcome = working(&mut self.ping) => Woken::Pinged(outcome),
+                outcome = working(&mut self.trial) => Woken::Tried(outcome),
                 Some(signal) = self.signals.recv() => Woken::Signal(signal),
+                Ok(()) = asked.changed() => Woken::Asked,
                 Ok(()) = self.kicked.changed() => Woken::Kicked,
                 Ok(server) = neighbours.recv() => Woken::Neighbour(server),
                 () = recipe.dependencies(), if pending && wanted => Woken::Dependencies,
@@ -138,16 +158,13 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 Woken::Stopped => break,
                 Woken::Dependencies => self.event(Event::DependenciesReady),
                 Woken::Attempted(outcome) => self.attempted(outcome),
-                Woken::Pinged(outcome) => {
-                    self.ping = None;
-                    if outcome.is_err() {
-                        shared.metrics.component_ping_failures.add([self.name()], 1);
-                    }
-                    self.event(Event::Pinged(outcome));
-                }
+                Woken::Pinged(outcome) => self.pinged(outcome),
+                Woken::Asked => self.asked(),
+                Woken::Tried(outcome) => self.tried(outcome),
                 Woken::Lost(error) => self.event(Event::Lost(error.into_failure())),
                 Woken::Signal(Signal::Wanted) => {
                     wanted = true;
+                    self.handle.proofs.set_dormant(false);
                     self.event(Event::Kicked(Kick::Call));
                 }
                 Woken::Signal(Signal::Suspected) => self.event(Event::Suspected),
@@ -173,6 +190,83 @@ impl<T: Component + ?Sized> Supervisor<T> {
         self.release();
         self.old.drained(CLOSE_LIMIT).await;
         self.handle.show(self.machine.status().clone());
+    }
+
+    /// Somebody wants to know how the component does now.
+    fn asked(&mut self) {
+        let is_under_way = self.live.is_asked || self.trial.is_some();
+        let is_known = self.handle.proofs.is_fresh(self.shared.clock.now());
+        if self.instance.is_none() || is_under_way || is_known {
+            return;
+        }
+        self.live.is_asked = true;
+        self.start_ping();
+    }
+
+    fn start_ping(&mut self) {
+        if self.ping.is_none() {
+            self.live.since = Some(Instant::now());
+            self.ping = Some(Box::pin(self.probe()));
+        }
+    }
+
+    fn pinged(&mut self, outcome: Result<(), Failure>) {
+        self.ping = None;
+        let (is_asked, since) = (
+            std::mem::take(&mut self.live.is_asked),
+            self.live.since.take(),
+        );
+        let took = since.map(|since| since.elapsed()).unwrap_or_default();
+        match outcome {
+            Ok(()) => {
+                self.machine.used(self.shared.clock.now());
+                self.event(Event::Pinged(Ok(())));
+                self.prove(took, Ok(()));
+            }
+            Err(failure) => {
+                let metrics = &self.shared.metrics;
+                metrics.component_ping_failures.add([self.name()], 1);
+                self.event(Event::Pinged(Err(failure.clone())));
+                if !is_asked {
+                    return;
+                }
+                // A resolver announces this sidecar when it is opened, which is no way to ask how it does.
+                let may_try = self.handle.info.kind != Kind::Names;
+                if self.instance.is_some() && may_try {
+                    self.trial = Some(Box::pin(self.connect(self.machine.timing().ping_timeout)));
+                } else {
+                    self.event(Event::Suspected);
+                    self.prove(took, Err(failure));
+                }
+            }
+        }
+    }
+
+    /// How the second try went, on a connection of its own. It takes the place of one that does not answer.
+    fn tried(&mut self, outcome: Result<Connected<T>, Failure>) {
+        self.trial = None;
+        match outcome {
+            Ok(connected) if self.machine.status().state == State::Ready => {
+                self.replace(connected);
+                self.event(Event::Renewed);
+                self.prove(Duration::ZERO, Ok(()));
+                info!(target: SCOPE, component = self.name(), "a connection that did not answer was replaced");
+            }
+            Ok(connected) => self.let_go(connected),
+            Err(failure) => {
+                self.event(Event::Lost(failure.clone()));
+                self.prove(Duration::ZERO, Err(failure));
+            }
+        }
+    }
+
+    /// Tells everybody who waits, after the status shows it.
+    fn prove(&self, took: Duration, outcome: Result<(), Failure>) {
+        self.handle.proofs.tell(Proof {
+            at: self.shared.clock.now(),
+            took,
+            outcome,
+        });
     }
 
     fn name(&self) -> &str {
@@ -301,27 +395,31 @@ impl<T: Component + ?Sized> Supervisor<T> {
         match action {
             Action::Attempt { number } => {
                 debug!(target: SCOPE, component = self.name(), attempt = number, "connecting");
-                self.attempt = Some(Box::pin(self.connect()));
+                self.attempt = Some(Box::pin(self.connect(self.machine.timing().attempt)));
             }
             Action::Abandon => {
                 self.attempt = None;
                 self.ping = None;
+                self.live = Live::default();
             }
-            Action::Ping { .. } => self.ping = Some(Box::pin(self.probe())),
+            Action::Ping { .. } => self.start_ping(),
             Action::Release => self.release(),
             Action::Tell(told) => self.tell(told),
         }
     }
 
-    /// One attempt: secrets, settings, connection, first ping, all within the attempt's time.
-    fn connect(&self) -> impl Future<Output = Result<Connected<T>, Failure>> + Send + 'static {
+    /// One attempt: secrets, settings, connection, first ping, all within `limit`.
+    fn connect(
+        &self,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Connected<T>, Failure>> + Send + 'static {
         let (shared, recipe) = (self.shared.clone(), self.recipe.clone());
-        let (limit, name) = (self.machine.timing().attempt, self.name().to_owned());
+        let (name, handle) = (self.name().to_owned(), self.handle.clone());
         async move {
             let _permit = shared.attempts.acquire().await;
             let started = Instant::now();
             let scope = Scope::root();
-            let attempt = AssertUnwindSafe(open(&*recipe, scope.clone())).catch_unwind();
+            let attempt = AssertUnwindSafe(open(&*recipe, &handle, scope.clone())).catch_unwind();
             let outcome = match tokio::time::timeout(limit, attempt).await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(panic)) => Err(Failure::new(Class::Panic, panic_text(&*panic))),
@@ -346,17 +444,18 @@ impl<T: Component + ?Sized> Supervisor<T> {
             .instance
             .as_ref()
             .map(|instance| instance.driver.clone());
-        let (metrics, limit, name) = (
+        let (metrics, limit, name, handle) = (
             self.shared.metrics.clone(),
             self.machine.timing().ping_timeout,
             self.name().to_owned(),
+            self.handle.clone(),
         );
         async move {
             let Some(driver) = driver else {
                 return Err(Failure::new(Class::Transient, "there is no connection"));
             };
             let started = Instant::now();
-            let ping = AssertUnwindSafe(driver.ping()).catch_unwind();
+            let ping = AssertUnwindSafe(ping(&*driver, &handle)).catch_unwind();
             let outcome = match tokio::time::timeout(limit, ping).await {
                 Ok(Ok(outcome)) => outcome.map_err(ComponentError::into_failure),
                 Ok(Err(panic)) => Err(Failure::new(Class::Panic, panic_text(&*panic))),
@@ -376,9 +475,23 @@ impl<T: Component + ?Sized> Supervisor<T> {
     fn release(&mut self) {
         self.handle.install(None);
         self.ping = None;
-        let Some(instance) = self.instance.take() else {
-            return;
-        };
+        self.live = Live::default();
+        self.trial = None;
+        if let Some(instance) = self.instance.take() {
+            self.let_go(instance);
+        }
+    }
+
+    /// Puts a fresh connection in the place of the present one. Callers notice nothing.
+    fn replace(&mut self, connected: Connected<T>) {
+        self.handle
+            .install(Some((connected.driver.clone(), connected.about.clone())));
+        if let Some(old) = self.instance.replace(connected) {
+            self.let_go(old);
+        }
+    }
+
+    fn let_go(&self, instance: Connected<T>) {
         let name = self.name().to_owned();
         self.old.spawn_future("component.close", async move {
             let closing = AssertUnwindSafe(instance.driver.close()).catch_unwind();
@@ -439,6 +552,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
 /// Settings, connection, first ping.
 async fn open<T: Component + ?Sized>(
     recipe: &dyn Recipe<T>,
+    handle: &Handle<T>,
     scope: Scope,
 ) -> Result<Connected<T>, Failure> {
     let (opener, about) = recipe.settle().await?;
@@ -449,7 +563,7 @@ async fn open<T: Component + ?Sized>(
     })
     .await
     .map_err(ComponentError::into_failure)?;
-    if let Err(error) = driver.ping().await {
+    if let Err(error) = ping(&*driver, handle).await {
         tokio::time::timeout(CLOSE_LIMIT, driver.close()).await.ok();
         return Err(error.into_failure());
     }
@@ -459,6 +573,14 @@ async fn open<T: Component + ?Sized>(
         scope,
         losses,
     })
+}
+
+/// A driver without a ping is believed to be well.
+async fn ping<T: Component + ?Sized>(driver: &T, handle: &Handle<T>) -> Result<(), ComponentError> {
+    let outcome = driver.ping().await;
+    let has_ping = !matches!(&outcome, Err(error) if error.kind == ErrorKind::Unsupported);
+    handle.proofs.set_has_ping(has_ping);
+    if has_ping { outcome } else { Ok(()) }
 }
 
 async fn lost<T: ?Sized>(instance: Option<&mut Connected<T>>) -> Option<ComponentError> {

@@ -1,10 +1,21 @@
-//! Health: whether calls are served, and whether the app behind is being served too.
+//! Health: whether calls are served, whether the app behind is being served too, and how each component does.
+//!
+//! [`question`] reads what is asked, `exam` looks, [`judge`] decides, and the edges give it a form. Both pure parts have
+//! their tests beside them; `tests/e2e/tests/component_health.rs` has real servers.
+
+mod exam;
+pub mod judge;
+mod message;
+mod proof;
+pub mod question;
 
 use std::sync::Arc;
 
 use outrigger_core::{ApiError, AppId};
 use outrigger_lifecycle::phase::Phase;
 use tokio::sync::watch;
+
+pub use proof::{Proof, Proofs, SHARED_FOR};
 
 use crate::errors::invoke as told;
 
@@ -46,9 +57,7 @@ impl Health {
     /// # Errors
     /// With the names of what is missing.
     pub fn ready(&self, app_id: Option<&str>) -> Result<(), ApiError> {
-        if app_id.is_some_and(|app_id| !app_id.is_empty() && app_id != self.app_id.as_str()) {
-            return Err(told::app_id_mismatch());
-        }
+        self.ours(app_id)?;
         let phase = *self.phase.borrow();
         let mut missing = Vec::new();
         if !phase.is_healthy() {
@@ -67,6 +76,17 @@ impl Health {
         } else {
             Err(told::not_ready(&missing))
         }
+    }
+
+    /// Whether a question is meant for this sidecar.
+    ///
+    /// # Errors
+    /// When it names another app.
+    pub fn ours(&self, app_id: Option<&str>) -> Result<(), ApiError> {
+        if app_id.is_some_and(|app_id| !app_id.is_empty() && app_id != self.app_id.as_str()) {
+            return Err(told::app_id_mismatch());
+        }
+        Ok(())
     }
 
     /// `healthz/outbound`.
