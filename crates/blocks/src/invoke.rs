@@ -20,6 +20,7 @@ use outrigger_policy::{Attempts, Failure, Next, Pushback};
 use outrigger_resiliency::{Resiliency, RetryRule, Slot, tell_recovery, tell_retry};
 use outrigger_telemetry::Metrics;
 use tokio::sync::watch;
+use tracing::warn;
 
 use crate::app::AppChannel;
 use crate::errors::invoke as told;
@@ -28,6 +29,8 @@ use crate::resolve::Resolver;
 use replay::Source;
 
 pub use replay::REPLAY_LIMIT;
+
+const SCOPE: &str = "dapr.runtime.resiliency";
 
 /// Through which API a call came in; decides how its fields are named further on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -128,6 +131,8 @@ pub struct CallFailure {
     pub told: Option<Box<ApiError>>,
     /// Seconds after which another call may be worth it.
     pub retry_after: Option<u32>,
+    /// How often the call was made by the retry that is built in, which is used up.
+    pub attempts: Option<u32>,
 }
 
 impl CallFailure {
@@ -138,6 +143,7 @@ impl CallFailure {
             unsent: false,
             told: None,
             retry_after: None,
+            attempts: None,
         }
     }
 
@@ -148,6 +154,7 @@ impl CallFailure {
             unsent: false,
             told: None,
             retry_after: None,
+            attempts: None,
         }
     }
 
@@ -158,6 +165,7 @@ impl CallFailure {
             unsent: true,
             told: Some(Box::new(error)),
             retry_after: None,
+            attempts: None,
         }
     }
 
@@ -417,6 +425,8 @@ impl Invoke {
                     self.received(id, &reply, started);
                     if let Some(built_in) = built_in.filter(|_| attempts.retries() > 0) {
                         tell_recovery(&built_in.name, attempts.retries() + 1);
+                        self.count_built_in(id, "failure", attempts.retries());
+                        self.count_built_in(id, "success", 1);
                     }
                     return Ok(reply);
                 }
@@ -449,13 +459,27 @@ impl Invoke {
                         attempts.retries(),
                         failure.text()
                     );
+                    let made = attempts.retries() + 1;
+                    warn!(target: SCOPE, attempts = made, err = failure.text(), "Gave up on {}", built_in.name);
+                    self.count_built_in(id, "failure", made);
                     return Err(CallFailure {
                         code: None,
                         message,
+                        attempts: Some(made),
                         ..failure
                     });
                 }
             }
+        }
+    }
+
+    /// Calls that needed the retry that is built in.
+    fn count_built_in(&self, id: &str, outcome: &'static str, attempts: u32) {
+        if self.metrics.settings.enabled {
+            self.metrics.policy_attempts.add(
+                [&format!("app_{id}"), "builtin", outcome],
+                u64::from(attempts),
+            );
         }
     }
 

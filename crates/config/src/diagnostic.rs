@@ -122,7 +122,7 @@ impl Diagnostic {
 
     #[must_use]
     pub fn found(mut self, found: impl Into<String>) -> Self {
-        self.found = Some(found.into());
+        self.found = Some(shortened(found.into()));
         self
     }
 
@@ -299,6 +299,16 @@ pub fn shown(name: &str, value: &str) -> Option<String> {
         text.push_str("...");
     }
     Some(text)
+}
+
+/// More of what was found than this helps nobody.
+const LONGEST_FOUND: usize = 200;
+
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(LONGEST_FOUND) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, USER_AGENT};
+use http::header::{CONTENT_LENGTH, RETRY_AFTER, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use outrigger_blocks::Blocks;
@@ -385,8 +385,12 @@ impl Api {
 /// Adds to an answer what policies have to say of it.
 fn tell(report: &Report, full: bool, failed: bool, headers: &mut HeaderMap) {
     for (name, value) in report.fields(full, failed) {
-        // What an app says itself stays.
-        headers.entry(name).or_insert(value);
+        // Only when to come again may be the app's own word.
+        if name == RETRY_AFTER {
+            headers.entry(name).or_insert(value);
+        } else {
+            headers.insert(name, value);
+        }
     }
 }
 

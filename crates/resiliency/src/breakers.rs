@@ -48,6 +48,8 @@ struct Guarded {
     breaker: Breaker,
     /// The last failure that counted.
     last: Option<Box<str>>,
+    /// It is not in the table any more, and counts for nothing.
+    evicted: bool,
 }
 
 /// What an operator sees of a breaker.
@@ -100,6 +102,7 @@ impl Cells {
             state: Mutex::new(Guarded {
                 breaker: Breaker::new(now),
                 last: None,
+                evicted: false,
             }),
         });
         let entry = Entry {
@@ -126,9 +129,17 @@ impl Cells {
             if entry.used != used {
                 return true;
             }
-            self.count(entry.cell.state(), State::Closed);
+            let mut guarded = entry.cell.lock();
+            guarded.evicted = true;
+            self.count(guarded.breaker.state(), State::Closed);
             false
         });
+    }
+
+    fn follow(&self, evicted: bool, step: Transition) {
+        if !evicted {
+            self.count(step.from, step.to);
+        }
     }
 
     /// The states of the breakers have changed by one.
@@ -159,6 +170,19 @@ impl Cells {
         [all.saturating_sub(half).saturating_sub(open), half, open]
     }
 
+    /// The same with what time alone has changed.
+    pub(crate) fn census_at(&self, now: Moment) -> [usize; 3] {
+        let mut census = [0; 3];
+        for entry in &self.lock().entries {
+            let (state, _) = entry.cell.lock().breaker.seen(&self.rule.limits, now);
+            let place = State::ALL.iter().position(|one| *one == state);
+            if let Some(count) = place.and_then(|place| census.get_mut(place)) {
+                *count += 1;
+            }
+        }
+        census
+    }
+
     /// The state that matters most.
     pub(crate) fn worst(&self) -> State {
         if self.open.load(Ordering::Relaxed) > 0 {
@@ -178,10 +202,11 @@ impl Cells {
         mut told: impl FnMut(Transition),
     ) -> Result<(Admission, State), Rejection> {
         let mut guarded = cell.lock();
+        let evicted = guarded.evicted;
         let admitted = guarded
             .breaker
             .admit(&self.rule.limits, now, &mut |step: Transition| {
-                self.count(step.from, step.to);
+                self.follow(evicted, step);
                 told(step);
             });
         admitted.map(|admission| (admission, guarded.breaker.state()))
@@ -199,6 +224,7 @@ impl Cells {
     ) -> Option<String> {
         let mut guarded = cell.lock();
         let mut broken = None;
+        let evicted = guarded.evicted;
         if let Some(why) = why {
             guarded.last = Some(why.into());
         }
@@ -215,7 +241,7 @@ impl Cells {
             now,
             trips,
             &mut |step: Transition| {
-                self.count(step.from, step.to);
+                self.follow(evicted, step);
                 told(step);
             },
         );
@@ -237,8 +263,10 @@ impl Cells {
             .filter(|cell| name.is_none_or(|name| cell.name == name))
             .collect();
         for cell in &cells {
-            cell.lock().breaker.reset(now, &mut |step: Transition| {
-                self.count(step.from, step.to);
+            let mut guarded = cell.lock();
+            let evicted = guarded.evicted;
+            guarded.breaker.reset(now, &mut |step: Transition| {
+                self.follow(evicted, step);
                 told(&cell.name, step);
             });
         }
@@ -342,6 +370,17 @@ mod tests {
         assert!(call(&cells, "e", Outcome::Success), "a is, at last");
         assert_eq!(cells.census(), [1, 0, 1]);
         assert!(!call(&cells, "d", Outcome::Success));
+    }
+
+    #[test]
+    fn a_breaker_that_was_forgotten_counts_for_nothing() {
+        let cells = cells(1);
+        let old = cells.cell("a", Moment::START, || "a".to_owned());
+        let (slow, _) = cells.admit(&old, Moment::START, |_| {}).unwrap();
+        assert!(call(&cells, "b", Outcome::Success), "a is forgotten");
+        cells.record(&old, slow, Outcome::Failure, Moment::START, None, |_| {});
+        assert_eq!(cells.census(), [1, 0, 0]);
+        assert_eq!(cells.worst(), State::Closed);
     }
 
     #[test]

@@ -7,9 +7,11 @@ use std::fmt::{self, Display};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use outrigger_core::secret::redact_urls;
 use outrigger_lifecycle::{Clock, Moment};
 use outrigger_policy::breaker::{Admission, Outcome, Rejection, State};
 use outrigger_policy::{Attempts, Failure, GivenUp, Next};
@@ -41,6 +43,7 @@ pub struct Operation<'k> {
     attempts: Attempts,
     number: u32,
     timed_out: bool,
+    rejected: AtomicBool,
 }
 
 /// An attempt that may be made. Dropping it says that its caller went away.
@@ -157,7 +160,7 @@ impl<'k> Operation<'k> {
         });
         let cells = keys.map(|key| {
             let (cells, key) = (target.cells.as_ref()?, key?);
-            Some(cells.cell(key.within, now, || key.to_string()))
+            Some(cells.cell(key.within, now, || redact_urls(&key.to_string())))
         });
         Self {
             target: target.clone(),
@@ -166,6 +169,7 @@ impl<'k> Operation<'k> {
             attempts: Attempts::new(now, deadline),
             number: 0,
             timed_out: false,
+            rejected: AtomicBool::new(false),
         }
     }
 
@@ -278,10 +282,13 @@ impl<'k> Operation<'k> {
             Rejection::Open => State::Open,
             Rejection::TooMany => State::HalfOpen,
         };
-        if self.number == 0 {
-            self.target.count_breaker(state);
+        // Who waits for the breaker asks often.
+        if !self.rejected.swap(true, Ordering::Relaxed) {
+            if self.number == 0 {
+                self.target.count_breaker(state);
+            }
+            self.target.count_rejection();
         }
-        self.target.count_rejection();
         let refusal = Refusal {
             rejection,
             retry_after: cell.retry_after(&cells.rule, now),
@@ -366,20 +373,20 @@ impl<'k> Operation<'k> {
                 Step::Deliver
             }
             Next::Retry { at, pause } => {
-                self.trace("failure", state, &judged.why.to_string(), Some(pause));
+                self.trace("failure", state, &cause(judged.why), Some(pause));
                 target.count_delay(pause);
                 if self.attempts.retries() == 1 {
                     target.count_first_retry();
                     tell_retry(&self.name(), pause);
                 }
-                debug!(target: SCOPE, "Error for operation {} was: {}", self.name(), judged.why);
+                debug!(target: SCOPE, "Error for operation {} was: {}", self.name(), cause(judged.why));
                 Step::Retry(at)
             }
         }
     }
 
     fn gave_up(&self, why: GivenUp, is_timeout: bool, judged: &Judged<'_>, state: Option<State>) {
-        self.trace("failure", state, &judged.why.to_string(), None);
+        self.trace("failure", state, &cause(judged.why), None);
         let reason = match why {
             _ if is_timeout => Some(Reason::Timeout),
             GivenUp::NoRetry | GivenUp::Permanent | GivenUp::NotMatched => None,
@@ -400,7 +407,7 @@ impl<'k> Operation<'k> {
                 target: SCOPE,
                 attempts = self.number,
                 elapsed = outrigger_core::duration::format_go(Duration::from_millis(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))),
-                err = %judged.why,
+                err = cause(judged.why),
                 "Gave up on {}",
                 self.name()
             );
@@ -436,6 +443,26 @@ impl<'k> Operation<'k> {
             attributes
         });
     }
+}
+
+/// A failure as others may see it: addresses of one caller are nobody else's business.
+fn cause(why: &dyn Display) -> String {
+    let text = why.to_string();
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(place) = rest.find("://") {
+        let (before, after) = rest.split_at(place);
+        clean.push_str(before);
+        clean.push_str("://");
+        let after = after.get(3..).unwrap_or_default();
+        let authority = after.find(['/', '?', '#', '"', ' ']).unwrap_or(after.len());
+        let (host, tail) = after.split_at(authority);
+        clean.push_str(host.rsplit('@').next().unwrap_or_default());
+        let end = tail.find(['"', ' ']).unwrap_or(tail.len());
+        rest = tail.get(end..).unwrap_or_default();
+    }
+    clean.push_str(rest);
+    clean
 }
 
 /// What is told of an attempt that ran out of time.
@@ -523,7 +550,7 @@ impl Pass {
             .as_ref()
             .is_none_or(|slot| slot.rule.counts(judged.failure.code));
         if counts {
-            self.record(Outcome::Failure, Some(&judged.why.to_string()));
+            self.record(Outcome::Failure, Some(&cause(judged.why)));
         } else {
             self.record(Outcome::Success, None);
         }
@@ -574,4 +601,24 @@ pub async fn limited<F: Future>(
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_tells_others_nothing_of_its_callers_address() {
+        for (said, shown) in [
+            (
+                "Get \"http://u:p@h:1/a/user-42?token=x\": EOF",
+                "Get \"http://h:1\": EOF",
+            ),
+            ("https://h?q then http://o/p#f", "https://h then http://o"),
+            ("no address", "no address"),
+            ("://", "://"),
+        ] {
+            assert_eq!(cause(&said), shown);
+        }
+    }
 }

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use arc_swap::ArcSwap;
 use outrigger_config::ResiliencyResource;
 use outrigger_config::resiliency::{BreakerKey, BreakerScope};
+use outrigger_core::secret::redact_urls;
 use outrigger_lifecycle::{Clock, Moment};
 use outrigger_telemetry::Metrics;
+use tokio::sync::watch;
 
 use crate::book::{ActorPlan, AppPlan, Book, MethodPlan};
 use crate::breakers::Cells;
@@ -177,6 +179,7 @@ impl Resiliency {
             clock,
             metrics,
             dice: rand::random,
+            changes: watch::channel(0).0,
         });
         let book = Book::new([]);
         let plain = plain(&book, &environment);
@@ -223,6 +226,7 @@ impl Resiliency {
     pub fn apply<'a>(&self, resources: impl IntoIterator<Item = &'a ResiliencyResource>) {
         let book = Book::new(resources);
         let plain = book.is_empty().then(|| plain(&book, &self.environment));
+        let before = self.targets();
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         cells.retain(|place, cells| {
             let (plan, capacity) = self.plan_of(&book, place);
@@ -230,7 +234,35 @@ impl Resiliency {
                 .is_some_and(|slot| slot.rule.continues(&cells.rule))
                 && capacity == cells.capacity()
         });
+        let kept: Vec<Place> = cells.keys().cloned().collect();
+        drop(cells);
         self.shelf.store(Arc::new(Shelf::new(book, plain)));
+        // Entries are known before callers can invent names, and breakers that go on are seen at once.
+        self.touch_named();
+        for place in &kept {
+            match place {
+                Place::App { name, .. } => drop(self.app(name)),
+                Place::Actor(name) => drop(self.actor(name)),
+                Place::Component(name, kind, flow) => {
+                    drop(self.component(name, *kind, *flow));
+                }
+            }
+        }
+        let after = self.targets();
+        for old in before {
+            let goes_on = |new: &&Arc<Target>| {
+                new.label == old.label && new.flow == old.flow && new.cells.is_some()
+            };
+            if !after.iter().any(|new| goes_on(&new)) {
+                old.hide();
+            }
+        }
+        self.environment.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Grows when policies change or breakers are closed by hand.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.environment.changes.subscribe()
     }
 
     fn plan_of(&self, book: &Book, place: &Place) -> (Option<Plan>, usize) {
@@ -294,7 +326,7 @@ impl Resiliency {
                 };
                 // Whoever invents names gets no series of its own for each.
                 let label = if is_known {
-                    format!("app_{written}")
+                    redact_urls(&format!("app_{written}"))
                 } else {
                     "app_other".to_owned()
                 };
@@ -462,14 +494,16 @@ impl Resiliency {
         let chosen = targets
             .iter()
             .filter(|target| label.is_none_or(|label| target.label == label));
-        chosen
+        let count = chosen
             .filter_map(|target| {
                 let cells = target.cells.as_ref()?;
                 let count = cells.reset(breaker, now, |name, step| target.moved(name, step, None));
                 target.show_state();
                 Some(count)
             })
-            .sum()
+            .sum();
+        self.environment.changes.send_modify(|count| *count += 1);
+        count
     }
 
     pub(crate) fn now(&self) -> Moment {

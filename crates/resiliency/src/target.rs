@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use outrigger_core::secret::redact_urls;
 use outrigger_lifecycle::Clock;
 use outrigger_policy::breaker::{State, Transition};
 use outrigger_policy::{Budget, Moment};
 use outrigger_telemetry::Count;
 use outrigger_telemetry::Metrics;
+use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::breakers::Cells;
@@ -27,6 +29,8 @@ pub(crate) struct Environment {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub dice: fn() -> f64,
+    /// Grows when policies change or breakers are closed by hand: who waits for a breaker looks again.
+    pub changes: watch::Sender<u64>,
 }
 
 /// What is called, or what delivers.
@@ -126,7 +130,7 @@ impl Target {
     /// The name of an operation in logs.
     pub(crate) fn operation(&self, key: crate::Key<'_>) -> String {
         match (&self.subject, self.flow) {
-            (Subject::App(app), _) => format!("endpoint[{app}, {key}]"),
+            (Subject::App(app), _) => redact_urls(&format!("endpoint[{app}, {key}]")),
             (Subject::Actor(actor), _) => format!("actor[{actor}, {key}]"),
             (Subject::Component(name), Flow::Outbound) => format!("component[{name}] output"),
             (Subject::Component(name), Flow::Inbound) => format!("component[{name}] input"),
@@ -281,7 +285,9 @@ impl Target {
             .metrics
             .resiliency_activations
             .add(labels, 1);
-        self.show_counts();
+        if let Some(cells) = &self.cells {
+            self.show_counts(cells.census());
+        }
         if step.from == State::HalfOpen && step.to == State::Closed {
             self.lock_shown().until = self.now() + SEEN;
         } else {
@@ -295,18 +301,49 @@ impl Target {
 
     /// Somebody reads the gauges.
     pub(crate) fn refresh(&self) {
+        let now = self.now();
         let shown = *self.lock_shown();
-        if shown.state.is_some() && shown.until <= self.now() {
-            self.show_state();
+        let Some(cells) = self.cells.as_ref().filter(|_| shown.state.is_some()) else {
+            return;
+        };
+        let census = cells.census_at(now);
+        self.show_counts(census);
+        if shown.until <= now {
+            let [_, half_open, open] = census;
+            self.show(match (open, half_open) {
+                (0, 0) => State::Closed,
+                (0, _) => State::HalfOpen,
+                _ => State::Open,
+            });
         }
+    }
+
+    /// Its policy is gone: no gauge shows it any more.
+    pub(crate) fn hide(&self) {
+        let Some(slot) = self.plan.breaker.as_ref() else {
+            return;
+        };
+        if self.lock_shown().state.take().is_none() {
+            return;
+        }
+        let gauge = &self.environment.metrics.resiliency_cb_state;
+        for state in ["closed", "half-open", "open", "unknown"] {
+            gauge.set(self.labels(&slot.source, "circuitbreaker", state), 0.0);
+        }
+        self.show_counts([0; 3]);
     }
 
     /// The gauge of the state that matters most.
     pub(crate) fn show_state(&self) {
+        if let Some(cells) = &self.cells {
+            self.show(cells.worst());
+        }
+    }
+
+    fn show(&self, worst: State) {
         let (Some(slot), Some(cells)) = (&self.plan.breaker, &self.cells) else {
             return;
         };
-        let worst = cells.worst();
         let mut shown = self.lock_shown();
         if shown.state == Some(worst) {
             return;
@@ -320,16 +357,13 @@ impl Target {
             );
         }
         drop(shown);
-        self.show_counts();
+        self.show_counts(cells.census());
     }
 
     /// How many breakers are in which state.
-    fn show_counts(&self) {
-        let Some(cells) = &self.cells else {
-            return;
-        };
+    fn show_counts(&self, census: [usize; 3]) {
         let metrics = &self.environment.metrics;
-        for (state, count) in State::ALL.into_iter().zip(cells.census()) {
+        for (state, count) in State::ALL.into_iter().zip(census) {
             metrics
                 .policy_breakers
                 .set([self.label.as_str(), state.name()], count as f64);

@@ -621,3 +621,49 @@ async fn a_total_time_bounds_attempts_and_pauses() {
     let end = target.now().distance_from_start();
     assert!(end >= ms(4_500) && end < ms(4_510), "{end:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_invents_names_takes_nothing_from_the_targets_that_entries_name() {
+    let resiliency = policies(
+        "{policies: {circuitBreakers: {b: {trip: consecutiveFailures >= 1}, DefaultCircuitBreakerPolicy: {}}}, \
+         targets: {apps: {shop: {circuitBreaker: b}}}}",
+    );
+    for number in 0..10_001 {
+        let name = format!("invented{number}");
+        drop(resiliency.app(&name));
+    }
+    let target = app(&resiliency);
+    assert_eq!(target.label(), "app_shop");
+    assert!(Arc::ptr_eq(&target, &app(&resiliency)));
+    let last = resiliency
+        .app("invented10000")
+        .choose("a", None)
+        .target
+        .clone();
+    assert_eq!(last.label(), "app_other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_that_goes_on_is_seen_and_reset_before_anybody_calls_again() {
+    let spec = |timeout: &str| {
+        format!(
+            "{{policies: {{timeouts: {{t: {timeout}}}, circuitBreakers: {{DefaultCircuitBreakerPolicy: {{trip: consecutiveFailures >= 1}}}}}}}}"
+        )
+    };
+    let resiliency = policies(&spec("1s"));
+    let ghost = resiliency.app("ghost").choose("a", None).target.clone();
+    let key = Key {
+        prefix: "ghost",
+        joint: ":",
+        within: "a",
+    };
+    let mut operation = Operation::begin(&ghost, key, None);
+    let pass = operation.attempt().unwrap();
+    operation.conclude(pass, Ending::Failed(Judged::plain(&"no")));
+    let changes = resiliency.changes();
+    resiliency.apply(&read(&spec("2s")).resiliencies);
+    assert!(changes.has_changed().unwrap());
+    assert_eq!(resiliency.census(), [0, 0, 1]);
+    assert_eq!(resiliency.reset(Some("app_ghost"), None), 1);
+    assert_eq!(resiliency.census(), [1, 0, 0]);
+}

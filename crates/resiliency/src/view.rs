@@ -106,10 +106,10 @@ impl Resiliency {
 
     /// How many breakers there are in each state: closed, half-open, open.
     pub fn census(&self) -> [usize; 3] {
-        let mut all = [0; 3];
+        let (mut all, now) = ([0; 3], self.now());
         for target in self.targets() {
             if let Some(cells) = &target.cells {
-                for (sum, count) in all.iter_mut().zip(cells.census()) {
+                for (sum, count) in all.iter_mut().zip(cells.census_at(now)) {
                     *sum += count;
                 }
             }

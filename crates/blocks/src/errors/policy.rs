@@ -5,6 +5,12 @@ use outrigger_resiliency::Refusal;
 
 /// In the words of Go's library, which Dapr's clients see.
 pub const TIMED_OUT: &str = "context deadline exceeded";
+
+/// Whether a breaker said this.
+pub fn is_rejection(cause: &str) -> bool {
+    matches!(cause, "circuit breaker is open" | "too many requests")
+}
+
 const CATEGORY: &str = "resiliency";
 
 /// The breaker lets no call through.

@@ -4,6 +4,7 @@ use outrigger_component_api::{ComponentError, ErrorKind};
 use outrigger_core::error::{ApiError, Detail, GrpcCode};
 
 use super::pairs;
+use super::policy;
 
 const CATEGORY: &str = "state";
 
@@ -191,13 +192,13 @@ pub fn get(store: &str, key: &str, cause: &str) -> ApiError {
 }
 
 pub fn bulk_get(cause: &str) -> ApiError {
-    ApiError::legacy(
-        500,
-        GrpcCode::Internal,
-        "ERR_STATE_BULK_GET",
-        CATEGORY,
-        cause,
-    )
+    // Dapr: a rejection by a policy has no code of its own here.
+    let code = if policy::is_rejection(cause) {
+        GrpcCode::Unknown
+    } else {
+        GrpcCode::Internal
+    };
+    ApiError::legacy(500, code, "ERR_STATE_BULK_GET", CATEGORY, cause)
 }
 
 fn with_etag(error: &ComponentError, tag: &'static str, message: String) -> ApiError {

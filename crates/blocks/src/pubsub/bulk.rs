@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::deliver::{Desk, SCOPE, dead_letter, trace_of};
-use super::policy::{self, Delivered, Hold, Judge, inbound};
+use super::policy::{self, Delivered, Hold, Judge};
 use super::subscription::Plan;
 use crate::app::{
     AppChannel, BulkDelivery, BulkEntry, BulkEvent, BulkOptions, BulkVerdict, Verdict,
@@ -302,12 +302,7 @@ impl BulkDesk {
                 pending.settle(&asked, items, answer)
             }
         };
-        let delivered = match inbound(&self.desk, &self.pubsub) {
-            None => Delivered::Answer(attempt().await),
-            Some(target) => {
-                policy::deliver(&self.desk, &target, &self.pubsub, &self.hold, attempt).await
-            }
-        };
+        let delivered = policy::deliver(&self.desk, &self.pubsub, &self.hold, attempt).await;
         let (mut goes_back, mut gave_up) = (false, false);
         // What was not touched has the end's own verdict.
         let rest = match delivered {

@@ -20,7 +20,7 @@ use outrigger_telemetry::Metrics;
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
-use super::policy::{self, Delivered, Hold, inbound};
+use super::policy::{self, Delivered, Hold};
 use super::publish::Publisher;
 use super::subscription::Plan;
 use crate::app::{AppChannel, Delivery, Verdict};
@@ -156,13 +156,8 @@ impl Deliverer {
             metadata: Arc::new(message.metadata.clone().unwrap_or_default()),
         };
         let started = Instant::now();
-        let delivered = match inbound(&self.desk, &self.pubsub) {
-            None => Delivered::Answer(self.sink.deliver(&delivery).await),
-            Some(target) => {
-                let attempt = || self.sink.deliver(&delivery);
-                policy::deliver(&self.desk, &target, &self.pubsub, &self.hold, attempt).await
-            }
-        };
+        let attempt = || self.sink.deliver(&delivery);
+        let delivered = policy::deliver(&self.desk, &self.pubsub, &self.hold, attempt).await;
         match delivered {
             Delivered::Answer(verdict) => {
                 self.conclude(&message, &topic, verdict, started.elapsed(), Outcome::Retry)

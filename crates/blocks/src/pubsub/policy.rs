@@ -72,15 +72,14 @@ impl Judge for Verdict {
 }
 
 /// The policies of what a component delivers; nothing where there are none.
-pub(super) fn inbound(desk: &Desk, pubsub: &str) -> Option<Arc<Target>> {
+fn inbound(desk: &Desk, pubsub: &str) -> Option<Arc<Target>> {
     desk.resiliency
         .component(pubsub, ComponentKind::Pubsub, Flow::Inbound)
 }
 
-/// Delivers under policies: as often, and as long, as they say.
+/// Delivers under the policies of what the component delivers: as often, and as long, as they say.
 pub(super) async fn deliver<V, F, A>(
     desk: &Desk,
-    target: &Arc<Target>,
     pubsub: &str,
     hold: &Hold,
     mut deliver: F,
@@ -90,7 +89,33 @@ where
     F: FnMut() -> A,
     A: Future<Output = V>,
 {
+    loop {
+        let Some(target) = inbound(desk, pubsub) else {
+            return Delivered::Answer(deliver().await);
+        };
+        // Policies that have changed meanwhile begin anew with what was held under the old ones.
+        if let Some(delivered) = under(desk, &target, pubsub, hold, &mut deliver).await {
+            return delivered;
+        }
+        hold.send_replace(None);
+    }
+}
+
+/// `None`: policies have changed, or a breaker was closed by hand, while it was held.
+async fn under<V, F, A>(
+    desk: &Desk,
+    target: &Arc<Target>,
+    pubsub: &str,
+    hold: &Hold,
+    deliver: &mut F,
+) -> Option<Delivered<V>>
+where
+    V: Judge,
+    F: FnMut() -> A,
+    A: Future<Output = V>,
+{
     let mut ending = desk.ending.clone();
+    let mut changes = desk.resiliency.changes();
     let mut operation = Operation::begin(target, component_key(target, pubsub), None);
     loop {
         let pass = match operation.attempt() {
@@ -98,16 +123,23 @@ where
             Err(refusal) => match target.plan().on_open.unwrap_or(OnOpen::Hold) {
                 OnOpen::Hold => {
                     let until = hold_until(desk, &refusal, hold);
-                    if ended(&mut ending, desk.clock.until(until)).await {
-                        return Delivered::Ending;
+                    let wait = async {
+                        tokio::select! {
+                            () = desk.clock.until(until) => false,
+                            changed = changes.changed() => changed.is_ok(),
+                        }
+                    };
+                    match unless_ended(&mut ending, wait).await {
+                        None => return Some(Delivered::Ending),
+                        Some(true) => return None,
+                        Some(false) => continue,
                     }
-                    continue;
                 }
                 chosen @ (OnOpen::Nack | OnOpen::DeadLetter) => {
-                    return Delivered::Rejected {
+                    return Some(Delivered::Rejected {
                         why: refusal.to_string(),
                         dead_letter: chosen == OnOpen::DeadLetter,
-                    };
+                    });
                 }
             },
         };
@@ -120,7 +152,7 @@ where
             Some(answer) => {
                 let step = match answer.judged() {
                     // Its pass is dropped: this was no attempt that says anything.
-                    None => return Delivered::Answer(answer),
+                    None => return Some(Delivered::Answer(answer)),
                     Some(Ok(())) => {
                         gave_up = false;
                         operation.conclude(pass, Ending::Success)
@@ -138,11 +170,14 @@ where
             }
         };
         match step {
-            Step::Deliver if gave_up => return Delivered::GaveUp(answer),
-            Step::Deliver => return Delivered::Answer(answer),
+            Step::Deliver if gave_up => return Some(Delivered::GaveUp(answer)),
+            Step::Deliver => return Some(Delivered::Answer(answer)),
             Step::Retry(at) => {
-                if ended(&mut ending, operation.pause(at)).await {
-                    return Delivered::Ending;
+                if unless_ended(&mut ending, operation.pause(at))
+                    .await
+                    .is_none()
+                {
+                    return Some(Delivered::Ending);
                 }
             }
         }
@@ -169,11 +204,14 @@ fn hold_until(desk: &Desk, refusal: &Refusal, hold: &Hold) -> Moment {
     }
 }
 
-/// Waits; true if the sidecar began to end first.
-async fn ended(ending: &mut watch::Receiver<bool>, wait: impl Future<Output = ()>) -> bool {
+/// Waits; nothing comes of it if the sidecar began to end first.
+async fn unless_ended<T>(
+    ending: &mut watch::Receiver<bool>,
+    wait: impl Future<Output = T>,
+) -> Option<T> {
     tokio::select! {
         biased;
-        over = ending.wait_for(|ending| *ending) => over.is_ok(),
-        () = wait => false,
+        Ok(_) = ending.wait_for(|ending| *ending) => None,
+        output = wait => Some(output),
     }
 }

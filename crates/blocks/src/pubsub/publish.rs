@@ -580,10 +580,7 @@ impl BulkBatch {
 
 /// Whether the last word was a policy's, and not the broker's.
 fn is_of_policy(error: &ComponentError) -> bool {
-    matches!(
-        error.message.as_str(),
-        "circuit breaker is open" | "too many requests" | policy::TIMED_OUT
-    )
+    policy::is_rejection(&error.message) || error.message == policy::TIMED_OUT
 }
 
 /// Retries of publishing are matched on the broker's status, in the API's own protocol.

@@ -288,6 +288,7 @@ async fn reply(
         unsent: false,
         told: None,
         retry_after: None,
+        attempts: None,
     };
     if let Some(status) = replies.ended.take() {
         return Err(failed(status));
@@ -352,6 +353,7 @@ fn failure(error: CallError) -> CallFailure {
         unsent: error.unsent,
         told: None,
         retry_after: None,
+        attempts: None,
     }
 }
 

@@ -20,7 +20,7 @@ pub use scalar::{Meaning, Schema};
 pub const MAX_DEPTH: usize = 128;
 
 /// How much aliases may add to one document, in nodes and bytes of text.
-pub const MAX_EXPANSION: usize = 10_000_000;
+pub const MAX_EXPANSION: usize = 1_000_000;
 
 /// Line and column, both from 1; the column in characters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -12,6 +12,7 @@ use outrigger_core::error_code::reason_phrase;
 use outrigger_proto::dapr::proto::common::v1 as common;
 use outrigger_proto::dapr::proto::runtime::v1 as runtime;
 use outrigger_proto::google::protobuf::Any;
+use outrigger_resiliency::report;
 use outrigger_wire::grpc::Status;
 
 use crate::pipeline::{Api, Context, http_status};
@@ -49,7 +50,16 @@ pub(super) async fn invoke(
     };
     let mut reply = match api.blocks.invoke.invoke(&request.id, call).await {
         Ok(reply) => reply,
-        Err(failure) => return Err(failure.to_api(&request.id).into()),
+        Err(failure) => {
+            let mut status: Status = failure.to_api(&request.id).into();
+            let told = failure
+                .attempts
+                .map(|attempts| format!("retries-exhausted; attempts={attempts}"));
+            if let Some(value) = told.and_then(|told| HeaderValue::try_from(told).ok()) {
+                status.metadata.insert(report::FIELD, value);
+            }
+            return Err(status);
+        }
     };
     let body = std::mem::replace(&mut reply.body, Body::EMPTY)
         .collect(usize::MAX)

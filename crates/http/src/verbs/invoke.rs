@@ -13,6 +13,8 @@ use outrigger_core::Body;
 use outrigger_core::error::GrpcCode;
 use outrigger_core::json::{Numbers, Style, Value, encode};
 
+use outrigger_resiliency::report;
+
 use super::Outcome;
 use crate::path::{clean, unescaped};
 use crate::pipeline::{Api, Asked, streamed};
@@ -52,7 +54,19 @@ pub(crate) async fn call(api: &Api, asked: Asked<'_>, path: &str) -> Outcome {
     };
     match api.blocks.invoke.invoke(&target, call).await {
         Ok(reply) => Ok(response(api, reply, streaming).await),
-        Err(failure) => Err(Box::new(failure.to_api(&target))),
+        Err(failure) => {
+            let error = failure.to_api(&target);
+            let Some(attempts) = failure.attempts else {
+                return Err(Box::new(error));
+            };
+            api.blocks.metrics.error(&error.tag, error.category);
+            let mut response = crate::reply::error(&error);
+            let told = format!("retries-exhausted; attempts={attempts}");
+            if let Ok(value) = HeaderValue::try_from(told) {
+                response.headers_mut().insert(report::FIELD, value);
+            }
+            Ok(response)
+        }
     }
 }
 
@@ -124,6 +138,9 @@ fn verb(method: &Method) -> Method {
 async fn response(api: &Api, reply: Reply, streaming: bool) -> Response<Body> {
     let mut headers = reply.fields;
     fields::into_http(&mut headers);
+    // What is said of our policies is said by us.
+    headers.remove(report::FIELD);
+    headers.remove(report::LAST_ERROR);
     if let Some(kind) = reply
         .content_type
         .as_deref()
