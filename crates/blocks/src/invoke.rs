@@ -460,7 +460,7 @@ impl Invoke {
                         failure.text()
                     );
                     let made = attempts.retries() + 1;
-                    warn!(target: SCOPE, attempts = made, err = failure.text(), "Gave up on {}", built_in.name);
+                    warn!(target: SCOPE, attempts = made, err = failure.text(), "Gave up on the sidecar of {id}");
                     self.count_built_in(id, "failure", made);
                     return Err(CallFailure {
                         code: None,
