@@ -307,7 +307,6 @@ impl Target {
             return;
         };
         let census = cells.census_at(now);
-        self.show_counts(census);
         if shown.until <= now {
             let [_, half_open, open] = census;
             self.show(match (open, half_open) {
@@ -316,6 +315,8 @@ impl Target {
                 _ => State::Open,
             });
         }
+        // Last, for a changed state shows what is stored, not what has come of it with time.
+        self.show_counts(census);
     }
 
     /// Its policy is gone: no gauge shows it any more.

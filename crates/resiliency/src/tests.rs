@@ -294,6 +294,40 @@ async fn a_breaker_stays_open_for_its_time_and_not_longer() {
     assert_eq!(breaker(&resiliency, "shop:a").state, State::Closed);
 }
 
+/// What time alone has changed, both gauges tell, the first time they are read and ever after.
+#[tokio::test(start_paused = true)]
+async fn the_gauges_follow_a_breaker_that_nobody_calls() {
+    let metrics = Arc::new(Metrics::new(Settings::new("shop")));
+    let resiliency = Resiliency::new("home", Clock::start(), metrics.clone());
+    let loaded = read(
+        "{policies: {circuitBreakers: {b: {trip: consecutiveFailures >= 1, timeout: 5s}}}, targets: {apps: {shop: {circuitBreaker: b}}}}",
+    );
+    resiliency.apply(&loaded.resiliencies);
+    let target = app(&resiliency);
+    assert!(once(&target, false));
+    let told = || {
+        resiliency.refresh();
+        let text = metrics.text();
+        let of = |name: &str, state: &str| -> String {
+            let shows = |line: &&str| line.starts_with(name) && line.contains(state);
+            let line = text.lines().find(shows).unwrap_or_default();
+            line.rsplit(' ').next().unwrap_or_default().to_owned()
+        };
+        [r#"="open""#, r#"="half-open""#].map(|state| {
+            let both = [
+                "outrigger_resiliency_breakers{",
+                "dapr_resiliency_cb_state{",
+            ];
+            both.map(|name| of(name, state))
+        })
+    };
+    let [none, one] = [["0", "0"], ["1", "1"]].map(|both| both.map(str::to_owned));
+    assert_eq!(told(), [one.clone(), none.clone()]);
+    until(ms(5_100), &target).await;
+    assert_eq!(told(), [none.clone(), one.clone()]);
+    assert_eq!(told(), [none, one]);
+}
+
 /// Row 16.
 #[tokio::test(start_paused = true)]
 async fn the_default_expression_opens_after_six_failures() {
