@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-const ROOTS: [&str; 10] = [
+const ROOTS: [&str; 11] = [
     "dapr/proto/runtime/v1/dapr.proto",
     "dapr/proto/runtime/v1/appcallback.proto",
     "dapr/proto/internals/v1/service_invocation.proto",
@@ -17,6 +17,7 @@ const ROOTS: [&str; 10] = [
     "grpc/reflection/v1alpha/reflection.proto",
     "grpc/health/v1/health.proto",
     "outrigger/v1/health.proto",
+    "outrigger/v1/lifecycle.proto",
     "opentelemetry/proto/trace.proto",
 ];
 

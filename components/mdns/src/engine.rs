@@ -62,6 +62,8 @@ pub(crate) enum LookUp {
 
 pub(crate) struct Engine {
     advert: Option<Advert>,
+    /// What we were known as before we left.
+    withdrawn: Option<Advert>,
     /// What is left to say about ourselves, in order.
     introduction: VecDeque<(Instant, Step)>,
     apps: HashMap<String, App>,
@@ -92,6 +94,7 @@ impl Engine {
     pub(crate) fn new(advert: Option<Advert>) -> Self {
         Self {
             advert,
+            withdrawn: None,
             introduction: VecDeque::new(),
             apps: HashMap::new(),
             interfaces: Interfaces::default(),
@@ -165,9 +168,18 @@ impl Engine {
         self.introduction.clear();
         if let Some(advert) = self.advert.take() {
             self.send_all(packet::goodbye(&advert), None);
+            self.withdrawn = Some(advert);
         }
         self.farewells += 1;
         self.farewells
+    }
+
+    /// Introduces us again after we have left.
+    pub(crate) fn come_back(&mut self, now: Instant, dice: [Duration; 2]) {
+        if let Some(advert) = self.withdrawn.take() {
+            self.advert = Some(advert);
+            self.start(now, dice);
+        }
     }
 
     pub(crate) fn farewells(&self) -> u64 {
@@ -670,6 +682,19 @@ mod tests {
         engine.set_interfaces(Interfaces::default(), &[7]);
         assert_eq!(sent(&mut engine), []);
         promise(engine.look_up("us", now));
+    }
+
+    #[test]
+    fn who_comes_back_introduces_itself_again() {
+        let (mut engine, now) = (us(), Instant::now());
+        engine.come_back(now, [Duration::ZERO; 2]);
+        assert_eq!(engine.due(), None, "who has not left need not come back");
+        engine.leave();
+        sent(&mut engine);
+        engine.come_back(now, [Duration::ZERO; 2]);
+        engine.catch_up(now + SECOND);
+        assert!(!sent(&mut engine).is_empty());
+        assert_eq!(known(engine.look_up("us", now)), ["192.0.2.1:50002"]);
     }
 
     #[test]

@@ -192,6 +192,15 @@ impl NameResolver for Resolver {
         };
         tokio::time::timeout(GOODBYE, gone).await.ok();
     }
+
+    async fn join(&self) {
+        lock(&self.shared.engine).come_back(Instant::now(), dice());
+        self.shared.wake.notify_one();
+    }
+}
+
+fn dice() -> [Duration; 2] {
+    [(); 2].map(|()| rand::rng().random_range(Duration::ZERO..PROBE_PAUSE))
 }
 
 /// Moves packets between the engine and the network.
@@ -205,8 +214,7 @@ impl Task {
     async fn run(mut self, stop: Stop) {
         let _over = Over(self.shared.clone());
         {
-            let dice = [(); 2].map(|()| rand::rng().random_range(Duration::ZERO..PROBE_PAUSE));
-            lock(&self.shared.engine).start(Instant::now(), dice);
+            lock(&self.shared.engine).start(Instant::now(), dice());
         }
         while !stop.is_cancelled() {
             lock(&self.shared.engine).catch_up(Instant::now());

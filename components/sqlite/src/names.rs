@@ -231,6 +231,10 @@ impl NameResolver for Resolver {
     async fn leave(&self) {
         self.registration.leave().await;
     }
+
+    async fn join(&self) {
+        self.registration.come_back().await;
+    }
 }
 
 /// Our own row.
@@ -321,7 +325,20 @@ impl Registration {
         }
     }
 
-    /// Deletes the row, for good. What fails here is over with the update interval.
+    /// Writes the row again after it was deleted. What fails here is made good by the next refresh.
+    async fn come_back(&self) {
+        {
+            let mut standing = self.standing.lock().await;
+            if matches!(*standing, Standing::Left) {
+                *standing = Standing::Absent;
+            }
+        }
+        if let Err(error) = self.enter().await {
+            warn!(error = %error, "host registration could not be written again, trying on");
+        }
+    }
+
+    /// Deletes the row, until [`Self::come_back`]. What fails here is over with the update interval.
     async fn leave(&self) {
         let mut standing = self.standing.lock().await;
         if let Standing::Entered { id } = std::mem::replace(&mut *standing, Standing::Left) {

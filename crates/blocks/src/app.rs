@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use outrigger_core::Metadata;
 use outrigger_core::json::Value;
+use outrigger_lifecycle::drain::Answer;
 use outrigger_policy::Code;
 
 use crate::invoke::{Call, CallFailure, Reply};
@@ -27,12 +28,17 @@ pub enum Verdict {
     Forget(String),
     /// The app could not be reached at all: it is away, and the message has not failed.
     Away(String),
+    /// The app ended while it had the message.
+    Crashed(String),
 }
 
 impl Verdict {
     /// Whether the message is still to be delivered.
     pub fn is_failure(&self) -> bool {
-        matches!(self, Self::Retry(_) | Self::Refused(..) | Self::Away(_))
+        matches!(
+            self,
+            Self::Retry(_) | Self::Refused(..) | Self::Away(_) | Self::Crashed(_)
+        )
     }
 }
 
@@ -156,4 +162,18 @@ pub trait AppChannel: Send + Sync + 'static {
 
     /// Whether the port accepts connections.
     async fn accepts(&self) -> bool;
+
+    /// The question of `--app-busy-path`: whether there is work that nobody else sees.
+    async fn busy(&self) -> Answer {
+        Answer::Unsupported("the app is not asked".to_owned())
+    }
+
+    /// Tells the app what happens to its sidecar: a CloudEvent in JSON, for `--app-lifecycle-path`.
+    ///
+    /// # Errors
+    /// When the app did not take it.
+    async fn tell(&self, event: Bytes) -> Result<(), String> {
+        let _ = event;
+        Err("the app is not told".to_owned())
+    }
 }

@@ -70,6 +70,8 @@ pub struct Handle<T: ?Sized> {
     status: watch::Sender<Status>,
     signals: mpsc::Sender<Signal>,
     waiters: AtomicUsize,
+    /// Calls that were answered without asking the component, because it was not ready.
+    refused: AtomicU64,
     /// Milliseconds from the process's start to the last successful call.
     last_used: AtomicU64,
     /// What pings say, and who wants one.
@@ -106,6 +108,7 @@ impl<T: ?Sized> Control<T> {
             status,
             signals,
             waiters: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
             last_used: AtomicU64::new(0),
             proofs: Proofs::default(),
         };
@@ -133,6 +136,16 @@ impl<T: ?Sized> Handle<T> {
     /// How many callers are waiting.
     pub fn waiters(&self) -> usize {
         self.waiters.load(Ordering::Relaxed)
+    }
+
+    /// A call was answered without asking the component.
+    pub fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many calls were, since this was last asked.
+    pub fn take_refused(&self) -> u64 {
+        self.refused.swap(0, Ordering::Relaxed)
     }
 
     /// The instance, waiting for it where that makes sense.

@@ -132,6 +132,7 @@ impl Guard {
         let wait = limit.map_or(self.patience.wait, |limit| limit.min(self.patience.wait));
         let ready = handle.ready(Patience { wait }).await;
         if let Err(error) = &ready {
+            handle.refuse();
             self.metrics
                 .component_rejected_calls
                 .add([handle.info.name.as_str(), &error.tag], 1);

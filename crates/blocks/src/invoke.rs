@@ -22,6 +22,7 @@ use outrigger_telemetry::Metrics;
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::activity::Activity;
 use crate::app::AppChannel;
 use crate::errors::invoke as told;
 use crate::guard::whole_millis;
@@ -264,6 +265,7 @@ pub struct Invoke {
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
     pub resiliency: Arc<Resiliency>,
+    pub activity: Arc<Activity>,
     /// Bodies up to this many bytes are kept for another attempt.
     pub replay_limit: u64,
 }
@@ -317,7 +319,10 @@ impl Invoke {
             }
             Target::App { own: true, .. } => {
                 call.body = source.body();
-                self.call_own_app(call).await
+                let share = self.activity.invocation();
+                let mut reply = self.call_own_app(call).await?;
+                reply.body = replay::accompanied(reply.body, share);
+                Ok(reply)
             }
             Target::App { id, namespace, .. } => {
                 self.call_peer(id, namespace, call, source, built_in, avoid)

@@ -12,7 +12,9 @@ pub mod absent;
 pub mod activity;
 pub mod app;
 pub mod component;
+pub mod drain;
 pub mod errors;
+pub mod events;
 pub mod fields;
 pub mod guard;
 pub mod health;
@@ -23,6 +25,7 @@ pub mod registry;
 pub mod resolve;
 pub mod secrets;
 pub mod state;
+pub mod status;
 
 pub use about::{About, Origin};
 pub use component::{AnyHandle, Control, Handle, Info, Instance, Patience, Signal};
@@ -34,8 +37,9 @@ use std::sync::Arc;
 use outrigger_core::{AppId, Namespace};
 use outrigger_resiliency::{ComponentKind, Flow, View};
 use outrigger_telemetry::Metrics;
+use outrigger_telemetry::history::Reader;
 use outrigger_telemetry::span::Tracer;
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 
 /// Everything that the API edges call.
 #[derive(Debug)]
@@ -53,7 +57,9 @@ pub struct Blocks {
     pub metrics: Arc<Metrics>,
     pub tracer: Tracer,
     pub activity: Arc<activity::Activity>,
-    pub stop: mpsc::Sender<StopRequest>,
+    pub drains: drain::Drains,
+    /// None: no history is kept.
+    pub history: Option<Reader>,
 }
 
 impl Blocks {
@@ -73,9 +79,13 @@ impl Blocks {
     }
 }
 
-/// A stop that was asked for over the API.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What is asked of the sidecar's life over the API.
+#[derive(Debug)]
 pub enum StopRequest {
     Graceful,
     Forced,
+    /// Drain, and stay.
+    Drain,
+    /// Go on after a drain; told whether that was possible.
+    Resume(oneshot::Sender<bool>),
 }

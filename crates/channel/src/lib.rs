@@ -13,3 +13,4 @@ pub mod proxy;
 mod pushback;
 pub mod trace;
 mod url;
+pub mod webhook;

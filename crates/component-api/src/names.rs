@@ -42,4 +42,7 @@ pub trait NameResolver: Component {
 
     /// Takes this sidecar out of the registry, ahead of its end.
     async fn leave(&self) {}
+
+    /// Enters it again after [`NameResolver::leave`].
+    async fn join(&self) {}
 }

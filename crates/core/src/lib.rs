@@ -16,6 +16,7 @@ pub mod name;
 pub mod nearest;
 pub mod quantity;
 pub mod secret;
+pub mod shown;
 pub mod topic_access;
 pub mod trace;
 

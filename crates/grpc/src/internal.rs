@@ -30,7 +30,7 @@ impl Internal {
     /// small.
     pub async fn handle(&self, exchange: Exchange) {
         let path = exchange.path();
-        let _running = self.activity.begin();
+        let _running = (self.activity.begin(), self.activity.invocation());
         if PeerServer::serves(path) {
             self.peers.answer(exchange).await;
         } else if path.starts_with(SERVICE) {

@@ -7,6 +7,7 @@
 
 mod health;
 mod internal;
+mod lifecycle;
 mod method;
 mod pipeline;
 mod reflection;

@@ -24,7 +24,7 @@ use outrigger_wire::grpc::{Exchange, Messages, Reply, Status, encode};
 use tracing::info;
 
 use crate::method::{Method, Rule};
-use crate::{health, reflection, verbs};
+use crate::{health, lifecycle, reflection, verbs};
 
 const DAPR: &str = "/dapr.proto.runtime.v1.Dapr/";
 const TASK_HUB: &str = "/TaskHubSidecarService/";
@@ -36,6 +36,7 @@ const SERVICES: &[&str] = &[
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
     "outrigger.v1.Health",
+    "outrigger.v1.Lifecycle",
 ];
 
 /// What the user chose for the gRPC API.
@@ -135,6 +136,10 @@ impl Api {
             );
         }
 
+        if !named && path.starts_with(lifecycle::SERVICE) {
+            // No work that the end would wait for: some of it waits for that end.
+            return Box::pin(lifecycle::serve(exchange, &self.blocks)).await;
+        }
         let streams = matches!(method, Some(Method::SubscribeTopicEventsAlpha1))
             || path.starts_with("/grpc.reflection.");
         let _running = (!streams).then(|| self.blocks.activity.begin());

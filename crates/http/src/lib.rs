@@ -17,5 +17,5 @@ mod verbs;
 
 pub use cors::Origins;
 pub use pipeline::{Api, ApiLog, Settings};
-pub use public::PublicApi;
+pub use public::{PreStop, PublicApi};
 pub use route::Rule;

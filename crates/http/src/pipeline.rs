@@ -133,7 +133,8 @@ impl Api {
         let shown = path::decoded(uri.path());
         // Dapr: no path with this word is traced; only our own health is no work in hand.
         let is_health = shown.contains("/healthz");
-        let running = (!is_open(uri.path())).then(|| self.blocks.activity.begin());
+        let running =
+            (!is_open(uri.path()) && !is_ours(uri.path())).then(|| self.blocks.activity.begin());
         let mut trail = Trail {
             span: Span::passing(TraceContext::default()),
             route: &INVOKE,
@@ -404,6 +405,11 @@ pub(crate) fn trace_texts(context: &TraceContext) -> (String, String) {
 }
 
 /// Paths that ask for no token. What is judged is what will be routed.
+/// Questions about the sidecar itself. They are no work that its end would wait for: some of them wait for that end.
+fn is_ours(path: &str) -> bool {
+    path.starts_with("/outrigger/")
+}
+
 fn is_open(path: &str) -> bool {
     let cleaned = path::clean(path);
     match cleaned

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use outrigger_blocks::Blocks;
 use outrigger_blocks::fields::API_TOKEN;
-use outrigger_core::Body;
+use outrigger_core::secret::equal_in_constant_time;
+use outrigger_core::{Body, Secret};
 
 use crate::pipeline::Api;
 use crate::{path, reply};
@@ -14,13 +15,40 @@ use crate::{path, reply};
 #[derive(Debug)]
 pub struct PublicApi {
     api: Api,
+    prestop: Option<PreStop>,
 }
 
+/// Who may drain the sidecar without the API's token: the kubelet, ahead of the end of a pod.
+#[derive(Debug, Default)]
+pub struct PreStop {
+    /// None: whoever reaches the port.
+    pub token: Option<Secret>,
+}
+
+/// Where the token stands.
+const PRESTOP_TOKEN: &str = "outrigger-prestop-token";
+
 impl PublicApi {
-    pub fn new(blocks: Arc<Blocks>) -> Self {
+    pub fn new(blocks: Arc<Blocks>, prestop: Option<PreStop>) -> Self {
         Self {
             api: Api::for_strangers(blocks),
+            prestop,
         }
+    }
+
+    /// Whether a request may drain the sidecar.
+    fn may_drain(&self, request: &Request<Body>) -> bool {
+        let Some(token) = self
+            .prestop
+            .as_ref()
+            .and_then(|prestop| prestop.token.as_ref())
+        else {
+            return true;
+        };
+        let given = request.headers().get(PRESTOP_TOKEN);
+        given.is_some_and(|given| {
+            equal_in_constant_time(given.as_bytes(), token.reveal().as_bytes())
+        })
     }
 
     /// Answers a request; what is not served here is not found.
@@ -34,6 +62,12 @@ impl PublicApi {
             | ["v1.0", "healthz", "outbound" | "live" | "components"]
             | ["v1.0", "healthz", "components", _] => &["GET"],
             ["v1.0", "metadata", _] => &["PUT"],
+            ["outrigger", "v1", "drain"] if self.prestop.is_some() => {
+                if !self.may_drain(&request) {
+                    return reply::text(StatusCode::UNAUTHORIZED, "invalid prestop token");
+                }
+                &["GET", "POST"]
+            }
             _ => return reply::not_found(),
         };
         let allowed = verbs.iter().any(|verb| *verb == request.method().as_str());

@@ -50,6 +50,11 @@ pub(crate) enum Verb {
     Shutdown,
     GetResiliency,
     ResetBreakers,
+    GetStatus,
+    Drain,
+    Resume,
+    GetHistory,
+    GetEvents,
     Invoke,
 }
 
@@ -67,6 +72,7 @@ pub(crate) struct Route {
 
 const POST_PUT: &[Method] = &[Method::POST, Method::PUT];
 const POST: &[Method] = &[Method::POST];
+const GET_POST: &[Method] = &[Method::GET, Method::POST];
 const GET: &[Method] = &[Method::GET];
 const PUT: &[Method] = &[Method::PUT];
 const DELETE: &[Method] = &[Method::DELETE];
@@ -155,6 +161,11 @@ pub(crate) static ROUTES: &[Route] = routes! {
     Shutdown POST, "v1.0" "shutdown", "shutdown" "v1", "Shutdown";
     ResetBreakers POST, "outrigger" "v1/resiliency/reset", "outrigger" "v1", "ResetBreakers";
     GetResiliency GET, "outrigger" "v1/resiliency", "outrigger" "v1", "GetResiliency";
+    GetStatus GET, "outrigger" "v1/status", "outrigger" "v1", "GetStatus";
+    Drain GET_POST, "outrigger" "v1/drain", "outrigger" "v1", "Drain";
+    Resume DELETE, "outrigger" "v1/drain", "outrigger" "v1", "Resume";
+    GetHistory GET, "outrigger" "v1/history", "outrigger" "v1", "GetHistory";
+    GetEvents GET, "outrigger" "v1/events", "outrigger" "v1", "GetEvents";
 };
 
 /// The route of everything else.

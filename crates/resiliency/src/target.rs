@@ -11,6 +11,7 @@ use outrigger_policy::breaker::{State, Transition};
 use outrigger_policy::{Budget, Moment};
 use outrigger_telemetry::Count;
 use outrigger_telemetry::Metrics;
+use outrigger_telemetry::journal::{Kind, Told};
 use tokio::sync::watch;
 use tracing::{error, info};
 
@@ -276,6 +277,17 @@ impl Target {
             target_name = self.label,
             last_error = why.unwrap_or_default(),
             "Circuit breaker {name:?} changed state from {from} to {to}"
+        );
+        let journal = &self.environment.metrics.journal;
+        let subject = format!("{} {name}", self.label);
+        journal.change(
+            Kind::Breaker,
+            &subject,
+            to,
+            Told {
+                cause: why.or(Some(step.cause.name())),
+                ..Told::default()
+            },
         );
         let Some(slot) = self.plan.breaker.as_ref().filter(|_| self.measures()) else {
             return;

@@ -12,7 +12,7 @@ use outrigger_lifecycle::gate::{Action, Event, Health, Machine, State};
 use outrigger_lifecycle::{Clock, Scope, Stop};
 use outrigger_policy::{Attempts, Failure, Next};
 use outrigger_resiliency::{Resiliency, RetryRule};
-use outrigger_telemetry::Metrics;
+use outrigger_telemetry::{Metrics, journal};
 use outrigger_wire::Target;
 use outrigger_wire::grpc::Channel;
 use outrigger_wire::http2;
@@ -88,6 +88,8 @@ pub(crate) fn open(
         } else {
             app.ready_grpc_service.clone()
         },
+        busy_path: app.busy_path.clone(),
+        lifecycle_path: app.lifecycle_path.clone(),
     };
     let max_message = settings.max_message;
     let channel: Arc<dyn AppChannel> = match app.protocol {
@@ -206,6 +208,12 @@ impl GateKeeper {
                 {
                     warn!(target: SCOPE, event = "gate", from = before.name(), to = now.name(), "the application is away, nothing is handed to it");
                 }
+                let told = outrigger_telemetry::journal::Told {
+                    cause: cause_of(event, before, now),
+                    ..Default::default()
+                };
+                let journal = &self.metrics.journal;
+                journal.change(journal::Kind::Gate, "", now.name(), told);
                 self.show(now);
             }
         }
@@ -306,6 +314,16 @@ impl Asks {
                 Next::GiveUp(_) => return false,
             }
         }
+    }
+}
+
+/// Why the gate is another.
+fn cause_of(event: Event, before: State, now: State) -> Option<&'static str> {
+    match (event, now) {
+        (Event::Refused, State::WaitPort) => Some("a delivery found the application's port closed"),
+        (Event::Health(false), State::Closed) => Some("the application's health probes failed"),
+        _ if before == State::Discover && now == State::Open => None,
+        _ => None,
     }
 }
 

@@ -8,6 +8,8 @@
 mod app;
 mod components;
 mod demands;
+mod drain;
+mod events;
 mod files;
 mod host;
 mod life;

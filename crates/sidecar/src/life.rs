@@ -4,16 +4,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use outrigger_blocks::activity::table;
+use outrigger_blocks::drain::Cause;
 use outrigger_blocks::{AnyHandle, Blocks, StopRequest};
 use outrigger_component_api::Kind;
+use outrigger_config::flags::DrainSource;
 use outrigger_lifecycle::connection::State;
+use outrigger_lifecycle::drain::{Exit, Linger, Stage};
 use outrigger_lifecycle::phase::{Event, Phase};
-use outrigger_lifecycle::{Clock, Scope, gate};
+use outrigger_lifecycle::{Scope, gate};
+use outrigger_telemetry::journal;
 use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::app::App;
 use crate::components::Names;
+use crate::drain::{Reason, Sight, WayDown, usual_linger};
 use crate::phases::Phases;
 use crate::reload::Resources;
 use crate::servers::Servers;
@@ -21,10 +26,6 @@ use crate::signals::{Signals, Told};
 
 const SCOPE: &str = "dapr.runtime";
 
-/// Work must be at zero for this long.
-const CALM: Duration = Duration::from_millis(100);
-/// How often work in hand is counted on the way down.
-const COUNT_EVERY: Duration = Duration::from_millis(10);
 /// For components, servers and subscriptions to let go.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// A repeated signal is one that somebody insists with, if it comes this much later.
@@ -33,10 +34,6 @@ const INSISTS_AFTER: Duration = Duration::from_millis(500);
 const LAST_BREATH: Duration = Duration::from_millis(120);
 /// For what has been observed to reach its readers.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
-/// The app's port: asked this often, gone after this many refusals in a row.
-const GONE_EVERY: Duration = Duration::from_millis(200);
-const GONE_AFTER: u32 = 3;
-
 /// What runs beside the sidecar, as one unit with it.
 #[async_trait]
 pub trait Companion: Send {
@@ -65,9 +62,8 @@ pub(crate) struct Settings {
     /// For everything from the trigger on; none means for as long as it takes.
     pub drain_timeout: Option<Duration>,
     pub block_shutdown: Option<Duration>,
+    pub drain_source: DrainSource,
     pub quiet: Duration,
-    /// How long peers are let in after the end has begun.
-    pub accept_window: Duration,
     /// The app's absence ends the wait for its last calls.
     pub watches_app: bool,
 }
@@ -78,11 +74,11 @@ pub(crate) struct Life {
     pub phases: Arc<Phases>,
     pub gate: watch::Receiver<gate::State>,
     pub blocks: Arc<Blocks>,
-    pub app: Option<App>,
     pub resources: Arc<Mutex<Resources>>,
     /// Components whose first attempt is waited for.
     pub eager: Vec<AnyHandle>,
-    pub names: Option<Names>,
+    /// What the way down looks at.
+    pub sight: Sight,
     pub servers: Servers,
     /// Owns subscriptions.
     pub subscriptions: Scope,
@@ -90,22 +86,11 @@ pub(crate) struct Life {
     pub scope: Scope,
     /// Owns what tells others of us: exporters.
     pub telling: Scope,
-    pub clock: Clock,
     pub stop: mpsc::Receiver<StopRequest>,
     pub fatal: mpsc::Receiver<String>,
     pub signals: Signals,
     pub companion: Option<Box<dyn Companion>>,
     pub ports: (u16, u16),
-}
-
-/// Why the end has come.
-enum Trigger {
-    Signal,
-    Api,
-    Forced,
-    /// The companion ended by itself.
-    Ended(u8),
-    Fatal(String),
 }
 
 /// How the way down went.
@@ -117,64 +102,65 @@ enum Outcome {
     Insisted,
 }
 
+/// What has to be done next.
+enum Woken {
+    Gate,
+    Settled,
+    Told(Told),
+    Asked(StopRequest),
+    Fatal(String),
+    /// The companion has ended by itself.
+    Ended(u8),
+    Over {
+        late: bool,
+    },
+}
+
+/// The end, once it has been asked for.
+struct End {
+    cause: Cause,
+    code: u8,
+    began: Instant,
+    fatal: Option<String>,
+}
+
+impl End {
+    fn new(cause: Cause) -> Self {
+        Self {
+            cause,
+            code: 0,
+            began: Instant::now(),
+            fatal: None,
+        }
+    }
+}
+
 impl Life {
     /// Runs until the end.
     pub(crate) async fn run(mut self) -> u8 {
-        let trigger = self.live().await;
-        let began = Instant::now();
-        let cause = match &trigger {
-            Trigger::Signal => "signal",
-            Trigger::Api => "api",
-            Trigger::Forced => "forced",
-            Trigger::Ended(_) => "child",
-            Trigger::Fatal(_) => "fatal",
-        };
-        let mut cut_short = false;
-        let code = match trigger {
-            Trigger::Forced => {
-                cut_short = true;
-                self.end(LAST_BREATH / 2).await;
-                1
-            }
-            Trigger::Fatal(why) => {
-                self.way_down(Duration::ZERO, false, began).await;
-                error!(target: SCOPE, fatal = true, "Fatal error from runtime: {why}");
-                1
-            }
-            Trigger::Ended(code) => {
-                self.way_down(Duration::ZERO, false, began).await;
-                code
-            }
-            Trigger::Signal | Trigger::Api => match self
-                .way_down(
-                    self.settings.quiet,
-                    matches!(trigger, Trigger::Signal),
-                    began,
-                )
-                .await
-            {
-                Outcome::Clean => 0,
-                Outcome::Late => {
-                    self.blocks.metrics.drain_forced.add(["deadline"], 1);
-                    1
-                }
-                Outcome::Insisted => {
-                    cut_short = true;
-                    self.blocks.metrics.drain_forced.add(["signal"], 1);
-                    1
-                }
-            },
-        };
+        let (end, outcome) = self.live().await;
+        let code = self.close(&end, outcome).await;
         self.blocks
             .metrics
             .drain_seconds
-            .observe([cause], began.elapsed().as_secs_f64());
+            .observe([end.cause.name()], end.began.elapsed().as_secs_f64());
+        if let Some(why) = &end.fatal {
+            error!(target: SCOPE, fatal = true, "Fatal error from runtime: {why}");
+        }
+        let ended = format!("{}, exit code {code}", end.cause.name());
+        let told = journal::Told {
+            cause: Some(end.fatal.as_deref().unwrap_or(&ended)),
+            ..journal::Told::default()
+        };
+        let journal = &self.blocks.metrics.journal;
+        journal.change(journal::Kind::Process, "", "ended", told);
         if code == 0 {
             info!(target: SCOPE, "Daprd shutdown gracefully");
         }
         self.servers.close_telling();
+        let was_cut_short = outcome == Outcome::Insisted;
         self.telling
-            .close(if cut_short {
+            .close(if was_cut_short {
                 LAST_BREATH / 2
             } else {
                 FLUSH_LIMIT
@@ -183,8 +169,8 @@ impl Life {
         code
     }
 
-    /// Everything up to the trigger of the end.
-    async fn live(&mut self) -> Trigger {
+    /// Everything up to the last step: the end that was asked for, and how the way to it went.
+    async fn live(&mut self) -> (End, Outcome) {
         let settled = settled(self.eager.clone());
         let settle_timeout = self.settings.settle_timeout;
         let mut settling = Box::pin(async move {
@@ -192,63 +178,189 @@ impl Life {
                 warn!(target: SCOPE, "not every component has ended its first attempt in time, going on without them");
             }
         });
-        let is_settled = |life: &Self| life.phases.now() != Phase::Starting;
         let mut overdue = Box::pin(overdue(self.settings.init_deadline, self.eager.clone()));
+        let mut is_settled = false;
+        let mut way: Option<WayDown> = None;
+        let mut drains = 0;
+        let mut end: Option<End> = None;
+        let mut companion_is_over = false;
         loop {
-            let settled = is_settled(self);
             let woken = tokio::select! {
                 biased;
-                told = self.signals.next() => match told {
-                    Told::Stop(name) => {
-                        info!(target: SCOPE, "Received signal '{name}'; beginning shutdown");
-                        return Trigger::Signal;
-                    }
-                    Told::Reload => {
-                        self.reload();
-                        continue;
-                    }
-                    Told::Dump => {
-                        self.dump();
-                        continue;
-                    }
-                    Told::Drain => {
-                        info!(target: SCOPE, "SIGUSR1 has no effect yet");
-                        continue;
-                    }
-                },
-                Some(request) = self.stop.recv() => match request {
-                    StopRequest::Graceful => {
-                        info!(target: SCOPE, "Shutdown requested via API; beginning shutdown");
-                        return Trigger::Api;
-                    }
-                    StopRequest::Forced => {
-                        info!(target: SCOPE, "Shutdown requested via API; ending at once");
-                        return Trigger::Forced;
-                    }
-                },
-                Some(why) = self.fatal.recv() => return Trigger::Fatal(why),
-                why = &mut overdue => return Trigger::Fatal(why),
-                code = ended(&mut self.companion) => {
-                    info!(target: SCOPE, code, "the application has ended by itself");
-                    return Trigger::Ended(code);
-                }
+                told = self.signals.next() => Woken::Told(told),
+                Some(request) = self.stop.recv() => Woken::Asked(request),
+                Some(why) = self.fatal.recv() => Woken::Fatal(why),
+                why = &mut overdue, if end.is_none() => Woken::Fatal(why),
+                code = ended(&mut self.companion), if !companion_is_over => Woken::Ended(code),
                 Ok(()) = self.gate.changed() => Woken::Gate,
-                () = &mut settling, if !settled => Woken::Settled,
+                () = &mut settling, if !is_settled => Woken::Settled,
+                late = on_the_way(way.as_mut(), &self.sight) => Woken::Over { late },
             };
-            match woken {
-                Woken::Gate => self.gate_changed(),
+            let next = match woken {
+                Woken::Told(Told::Stop(name)) => match &end {
+                    None => {
+                        info!(target: SCOPE, "Received signal '{name}'; beginning shutdown");
+                        End::new(Cause::Signal)
+                    }
+                    Some(end) if end.began.elapsed() < INSISTS_AFTER => continue,
+                    Some(_) => {
+                        warn!(target: SCOPE, inflight = self.blocks.activity.in_flight(), "told to stop again: ending at once");
+                        return (
+                            end.unwrap_or_else(|| End::new(Cause::Signal)),
+                            Outcome::Insisted,
+                        );
+                    }
+                },
+                Woken::Told(Told::Reload) => {
+                    self.reload();
+                    continue;
+                }
+                Woken::Told(Told::Dump) => {
+                    self.dump();
+                    continue;
+                }
+                Woken::Told(Told::Drain) => {
+                    self.begin_drain(&mut way, &mut drains, Cause::UserSignal);
+                    continue;
+                }
+                Woken::Asked(StopRequest::Drain) => {
+                    self.begin_drain(&mut way, &mut drains, Cause::Drain);
+                    continue;
+                }
+                Woken::Asked(StopRequest::Resume(answer)) => {
+                    let may_resume = end.is_none();
+                    if may_resume && let Some(way) = way.take() {
+                        self.resume(way, is_settled).await;
+                    }
+                    answer.send(may_resume).ok();
+                    continue;
+                }
+                Woken::Asked(StopRequest::Graceful) => {
+                    info!(target: SCOPE, "Shutdown requested via API; beginning shutdown");
+                    End::new(Cause::Api)
+                }
+                Woken::Asked(StopRequest::Forced) => {
+                    info!(target: SCOPE, "Shutdown requested via API; ending at once");
+                    let cause = Cause::Forced;
+                    let forced = end.map_or_else(|| End::new(cause), |end| End { cause, ..end });
+                    return (forced, Outcome::Insisted);
+                }
+                Woken::Fatal(why) => End {
+                    code: 1,
+                    fatal: Some(why),
+                    ..End::new(Cause::Fatal)
+                },
+                Woken::Ended(code) => {
+                    companion_is_over = true;
+                    if end.is_none() {
+                        info!(target: SCOPE, code, "the application has ended by itself");
+                    }
+                    End {
+                        code,
+                        ..End::new(Cause::Child)
+                    }
+                }
+                Woken::Gate => {
+                    self.gate_changed();
+                    continue;
+                }
                 Woken::Settled => {
+                    is_settled = true;
                     self.phases.on(Event::Settled, &self.blocks.metrics);
                     self.gate_changed();
                     let (http, grpc) = self.ports;
-                    if let Some(companion) = &mut self.companion
-                        && let Err(why) = companion.start(http, grpc).await
-                    {
-                        return Trigger::Fatal(why);
+                    match &mut self.companion {
+                        Some(companion) if end.is_none() => {
+                            match companion.start(http, grpc).await {
+                                Ok(()) => continue,
+                                Err(why) => End {
+                                    code: 1,
+                                    fatal: Some(why),
+                                    ..End::new(Cause::Fatal)
+                                },
+                            }
+                        }
+                        Some(_) | None => continue,
                     }
                 }
+                Woken::Over { late } => {
+                    let outcome = if late { Outcome::Late } else { Outcome::Clean };
+                    let left = way.as_ref().map(|way| way.left(self.sight.clock));
+                    self.stop_companion(if late { Some(Duration::ZERO) } else { left })
+                        .await;
+                    return (end.unwrap_or_else(|| End::new(Cause::Signal)), outcome);
+                }
+            };
+            // The first reason counts.
+            if end.is_none() {
+                self.begin_end(&mut way, &mut drains, &next);
+                end = Some(next);
             }
         }
+    }
+
+    /// Drains and stays.
+    fn begin_drain(&self, way: &mut Option<WayDown>, drains: &mut u32, cause: Cause) {
+        if way.is_none() {
+            *drains += 1;
+            let reason = Reason {
+                cause,
+                exit: None,
+                because: "",
+            };
+            *way = Some(WayDown::begin(&self.sight, *drains, &reason));
+        }
+    }
+
+    fn begin_end(&self, way: &mut Option<WayDown>, drains: &mut u32, end: &End) {
+        let settings = &self.settings;
+        let now = self.sight.clock.now();
+        let deadline = settings.drain_timeout.map(|limit| now + limit);
+        let quiet = match end.cause {
+            // Nobody is left whose calls could be waited for.
+            Cause::Child | Cause::Fatal => Linger::Quiet(Duration::ZERO),
+            _ => {
+                let watches_app = settings.watches_app && self.sight.app.is_some();
+                usual_linger(self.companion.is_some(), watches_app, settings.quiet)
+            }
+        };
+        let linger = match (settings.block_shutdown, end.cause) {
+            (Some(time), Cause::Signal) => {
+                info!(target: SCOPE, "Blocking shutdown for {time:?} or until the application is unhealthy");
+                Linger::Block(time)
+            }
+            _ => quiet,
+        };
+        let reason = Reason {
+            cause: end.cause,
+            exit: Some(Exit {
+                at: now,
+                deadline,
+                linger,
+            }),
+            because: settings.drain_source.words(),
+        };
+        match (way.as_mut(), reason.exit) {
+            (Some(way), Some(exit)) => way.exit(&self.sight, exit, &reason),
+            _ => {
+                *drains += 1;
+                *way = Some(WayDown::begin(&self.sight, *drains, &reason));
+            }
+        }
+    }
+
+    /// Takes a drain back.
+    async fn resume(&self, way: WayDown, is_settled: bool) {
+        let before = match way.take_back(&self.sight) {
+            Phase::Starting if is_settled => Phase::WaitingApp,
+            before => before,
+        };
+        self.phases.accept_peers(false);
+        if let Some(names) = &self.sight.names {
+            names.join().await;
+        }
+        self.phases.on(Event::Resumed(before), &self.blocks.metrics);
+        self.gate_changed();
     }
 
     fn gate_changed(&self) {
@@ -259,7 +371,7 @@ impl Life {
             if state == gate::State::Open && self.phases.now() == Phase::WaitingApp {
                 self.blocks.metrics.startup_seconds.set(
                     ["app"],
-                    self.clock.now().distance_from_start().as_secs_f64(),
+                    self.sight.clock.now().distance_from_start().as_secs_f64(),
                 );
             }
             self.phases.on(Event::GateOpened, &self.blocks.metrics);
@@ -284,213 +396,70 @@ impl Life {
             .get("outrigger.dev/components")
             .cloned()
             .unwrap_or_default();
-        info!(target: SCOPE, phase = self.phases.now().name(), gate = self.gate.borrow().name(), inflight = self.in_flight(), components, "state");
+        let in_hand = table(&self.blocks.activity.in_hand());
+        info!(target: SCOPE, phase = self.phases.now().name(), gate = self.gate.borrow().name(), inflight = in_hand, components, "state");
     }
 
-    fn in_flight(&self) -> usize {
-        self.blocks.subscriptions.in_flight() + self.blocks.activity.running()
-    }
-
-    /// Takes nothing new in, finishes what is in hand, lets everything go.
-    async fn way_down(&mut self, quiet: Duration, block: bool, began: Instant) -> Outcome {
-        let deadline = self
-            .settings
-            .drain_timeout
-            .and_then(|limit| began.checked_add(limit));
-        let outcome = {
-            let mut insisted = Box::pin(insisted(&mut self.signals, &mut self.stop, began));
-            let draining = drain(
-                Draining {
-                    settings: &self.settings,
-                    phases: &self.phases,
-                    blocks: &self.blocks,
-                    names: self.names.as_ref(),
-                    app: self.app.as_ref(),
-                    gate: self.gate.clone(),
-                    companion: &mut self.companion,
-                    clock: self.clock,
-                },
-                quiet,
-                block,
-                deadline,
-            );
-            tokio::select! {
-                () = &mut insisted => Outcome::Insisted,
-                outcome = draining => outcome,
-            }
-        };
-        match outcome {
-            Outcome::Insisted => {
-                warn!(target: SCOPE, inflight = self.in_flight(), "told to stop again: ending at once");
-                self.end(LAST_BREATH).await;
-            }
-            Outcome::Clean | Outcome::Late => {
-                if outcome == Outcome::Late {
-                    warn!(target: SCOPE, inflight = self.in_flight(), "the time for finishing work in hand is over, the rest is given back");
-                }
-                let insists = tokio::select! {
-                    () = insisted(&mut self.signals, &mut self.stop, began) => true,
-                    () = end(&self.phases, &self.blocks, &self.servers, &self.subscriptions, &self.resources, self.names.as_ref(), CLOSE_LIMIT) => false,
-                };
-                if insists {
-                    return Outcome::Insisted;
-                }
-            }
-        }
-        outcome
-    }
-
-    async fn end(&mut self, limit: Duration) {
+    async fn stop_companion(&mut self, limit: Option<Duration>) {
         if let Some(companion) = &mut self.companion {
-            companion.stop(limit / 2).await;
+            companion.stop(limit.unwrap_or(Duration::MAX)).await;
         }
-        end(
-            &self.phases,
-            &self.blocks,
-            &self.servers,
-            &self.subscriptions,
-            &self.resources,
-            self.names.as_ref(),
-            limit,
-        )
-        .await;
     }
-}
 
-enum Woken {
-    Gate,
-    Settled,
-}
-
-/// What the way down needs while signals are still listened to.
-struct Draining<'a> {
-    settings: &'a Settings,
-    phases: &'a Phases,
-    blocks: &'a Blocks,
-    names: Option<&'a Names>,
-    app: Option<&'a App>,
-    gate: watch::Receiver<gate::State>,
-    companion: &'a mut Option<Box<dyn Companion>>,
-    clock: Clock,
-}
-
-async fn drain(
-    mut parts: Draining<'_>,
-    quiet: Duration,
-    block: bool,
-    deadline: Option<Instant>,
-) -> Outcome {
-    let metrics = &parts.blocks.metrics;
-    let window = parts.settings.accept_window;
-    parts.phases.accept_peers(window > Duration::ZERO);
-    parts.phases.on(Event::StopRequested, metrics);
-    let leaving = async {
-        if let Some(names) = parts.names {
-            names.leave().await;
-        }
-    };
-    let accepting = async {
-        tokio::time::sleep(window).await;
-        parts.phases.accept_peers(false);
-    };
-    let finishing = async {
-        tokio::join!(leaving, accepting);
-        calm(parts.blocks).await;
-    };
-    if before(deadline, finishing).await.is_none() {
-        parts.phases.on(Event::Finish, metrics);
-        stop_companion(parts.companion, Duration::ZERO).await;
-        return Outcome::Late;
-    }
-    parts.phases.on(Event::Drained, metrics);
-    let block = if block {
-        parts.settings.block_shutdown
-    } else {
-        None
-    };
-    before(deadline, linger(&mut parts, quiet, block)).await;
-    let left = deadline.map_or(Duration::MAX, |deadline| {
-        deadline.saturating_duration_since(Instant::now())
-    });
-    stop_companion(parts.companion, left).await;
-    let late = parts.blocks.activity.running() > 0
-        && deadline.is_some_and(|deadline| Instant::now() >= deadline);
-    if late { Outcome::Late } else { Outcome::Clean }
-}
-
-async fn stop_companion(companion: &mut Option<Box<dyn Companion>>, limit: Duration) {
-    if let Some(companion) = companion {
-        companion.stop(limit).await;
-    }
-}
-
-/// Waits until no work has been in hand for a while.
-async fn calm(blocks: &Blocks) {
-    let mut since = None;
-    loop {
-        let busy = blocks.subscriptions.in_flight() + blocks.activity.running() > 0;
-        if busy {
-            since = None;
-        } else if since
-            .get_or_insert_with(tokio::time::Instant::now)
-            .elapsed()
-            >= CALM
-        {
-            return;
-        }
-        tokio::time::sleep(COUNT_EVERY).await;
-    }
-}
-
-/// Serves the app's last calls.
-async fn linger(parts: &mut Draining<'_>, quiet: Duration, block: Option<Duration>) {
-    if let Some(duration) = block {
-        info!(target: SCOPE, "Blocking shutdown for {duration:?} or until the application is unhealthy");
-        let closed = parts
-            .gate
-            .wait_for(|state| matches!(state, gate::State::Closed | gate::State::WaitPort));
-        tokio::time::timeout(duration, closed).await.ok();
-        return;
-    }
-    if parts.companion.is_some() {
-        // It is told to end next, with our calls still open to it.
-        return;
-    }
-    match (parts.settings.watches_app, parts.app) {
-        (true, Some(app)) => gone(app).await,
-        _ => quiet_for(parts.blocks, parts.clock, quiet).await,
-    }
-}
-
-/// Waits until nobody has called for a while, counted from now on.
-async fn quiet_for(blocks: &Blocks, clock: Clock, quiet: Duration) {
-    let began = clock.now();
-    loop {
-        if blocks.activity.running() == 0 {
-            let last = blocks.activity.last_end().max(began);
-            if clock.now().since(last) >= quiet {
-                return;
+    /// Lets everything go; the exit code.
+    async fn close(&mut self, end: &End, outcome: Outcome) -> u8 {
+        let limit = match (outcome, end.cause) {
+            (Outcome::Insisted, Cause::Forced) => LAST_BREATH / 2,
+            (Outcome::Insisted, _) => LAST_BREATH,
+            (Outcome::Late, _) => {
+                let in_hand = table(&self.blocks.activity.in_hand());
+                warn!(target: SCOPE, inflight = self.blocks.activity.in_flight(), "the time for finishing work in hand is over, the rest is given back: [{in_hand}]");
+                CLOSE_LIMIT
             }
+            (Outcome::Clean, _) => CLOSE_LIMIT,
+        };
+        if outcome == Outcome::Insisted {
+            self.stop_companion(Some(limit / 2)).await;
         }
-        tokio::time::sleep(COUNT_EVERY).await;
+        let insists = {
+            let began = end.began;
+            tokio::select! {
+                () = insisted(&mut self.signals, &mut self.stop, began) => true,
+                () = let_go(&self.phases, &self.blocks, &self.servers, &self.subscriptions, &self.resources, self.sight.names.as_deref(), limit) => false,
+            }
+        };
+        let forced = &self.blocks.metrics.drain_forced;
+        match (outcome, insists) {
+            (Outcome::Insisted, _) | (_, true) => {
+                let cause = if end.cause == Cause::Forced {
+                    "api"
+                } else {
+                    "signal"
+                };
+                forced.add([cause], 1);
+                1
+            }
+            (Outcome::Late, false) => {
+                forced.add(["deadline"], 1);
+                if end.code == 0 { 1 } else { end.code }
+            }
+            (Outcome::Clean, false) => end.code,
+        }
     }
 }
 
-/// Waits until the app's port has refused several times.
-async fn gone(app: &App) {
-    let mut refused = 0;
-    while refused < GONE_AFTER {
-        tokio::time::sleep(GONE_EVERY).await;
-        refused = if app.channel.accepts().await {
-            0
-        } else {
-            refused + 1
-        };
+/// Goes down, if that is the way; whether work was left behind in the end. A drain that is to end nothing goes on for ever.
+async fn on_the_way(way: Option<&mut WayDown>, sight: &Sight) -> bool {
+    if let Some(way) = way
+        && let Stage::Over { late } = way.step(sight).await
+    {
+        return late;
     }
+    std::future::pending().await
 }
 
 /// The last step: nothing is served any more.
-async fn end(
+async fn let_go(
     phases: &Phases,
     blocks: &Blocks,
     servers: &Servers,
@@ -530,18 +499,11 @@ async fn insisted(signals: &mut Signals, stop: &mut mpsc::Receiver<StopRequest>,
                 }
             }
             Some(request) = stop.recv() => {
-                if request == StopRequest::Forced {
+                if matches!(request, StopRequest::Forced) {
                     return;
                 }
             }
         }
-    }
-}
-
-async fn before<F: Future>(deadline: Option<Instant>, work: F) -> Option<F::Output> {
-    match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), work).await.ok(),
-        None => Some(work.await),
     }
 }
 

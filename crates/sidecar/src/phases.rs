@@ -7,6 +7,7 @@ use outrigger_blocks::invoke::Admission;
 use outrigger_lifecycle::gate;
 use outrigger_lifecycle::phase::{Event, Phase, next};
 use outrigger_telemetry::Metrics;
+use outrigger_telemetry::journal::{Kind, Told};
 use tokio::sync::watch;
 use tracing::info;
 
@@ -86,6 +87,9 @@ impl Phases {
                 .set([phase.name()], f64::from(u8::from(phase == after)));
         }
         info!(target: SCOPE, event = "phase", from = before.name(), to = after.name(), "the sidecar is {}", after.name());
+        metrics
+            .journal
+            .change(Kind::Phase, "", after.name(), Told::default());
         self.phase.send_replace(after);
         let elapsed = self.started.elapsed();
         if before == Phase::Starting && !after.is_ending() {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_blocks::Blocks;
 use outrigger_config::Options;
 use outrigger_core::Body;
 use outrigger_lifecycle::Scope;
-use outrigger_resiliency::Resiliency;
 use outrigger_telemetry::Metrics;
 use outrigger_wire::grpc::{self, ServerSettings as GrpcSettings};
 use outrigger_wire::http1::{self, ServerSettings};
@@ -21,8 +21,7 @@ pub(crate) struct Apis {
     pub public: Arc<outrigger_http::PublicApi>,
     pub grpc: Arc<outrigger_grpc::Api>,
     pub internal: Arc<outrigger_grpc::Internal>,
-    pub metrics: Arc<Metrics>,
-    pub resiliency: Arc<Resiliency>,
+    pub blocks: Arc<Blocks>,
 }
 
 /// Servers under way.
@@ -80,7 +79,7 @@ impl Servers {
             );
         }
         if let Some(listener) = listeners.metrics {
-            let (metrics, resiliency) = (apis.metrics, apis.resiliency);
+            let blocks = apis.blocks;
             servers.serve_http(
                 &servers.telling,
                 listener,
@@ -89,8 +88,8 @@ impl Servers {
                     ..http.clone()
                 },
                 move |_, _| {
-                    resiliency.refresh();
-                    let page = metrics_page(&metrics);
+                    blocks.refresh_gauges();
+                    let page = metrics_page(&blocks.metrics);
                     async move { page }
                 },
             );

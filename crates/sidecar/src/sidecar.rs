@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use outrigger_blocks::activity::Activity;
 use outrigger_blocks::app::AppChannel;
+use outrigger_blocks::drain::{Drain, Drains};
 use outrigger_blocks::health::Health;
 use outrigger_blocks::invoke::{Invoke, REPLAY_LIMIT};
 use outrigger_blocks::metadata::{AppFacts, HealthFacts, MetadataApi};
+use outrigger_blocks::pubsub::Poison;
 use outrigger_blocks::pubsub::deliver::Desk;
 use outrigger_blocks::pubsub::{Publisher, Subscriptions};
 use outrigger_blocks::resolve::Resolver;
@@ -18,6 +19,7 @@ use outrigger_blocks::state::{Numbers, State};
 use outrigger_blocks::{Blocks, Guard, Patience, Registry, StopRequest};
 use outrigger_channel::peer::{Access, PeerPool, PeerServer, PeerSettings, Stamp};
 use outrigger_channel::proxy::Proxy;
+use outrigger_channel::webhook::Webhook;
 use outrigger_component_api::{Catalog, Instance};
 use outrigger_config::configuration::{AccessControl, Action, ApiRule, Features};
 use outrigger_config::flags::{AllowedOrigins, InitMode, Mode, StateJsonNumbers};
@@ -27,14 +29,17 @@ use outrigger_http::Origins;
 use outrigger_lifecycle::connection::Timing;
 use outrigger_lifecycle::{Backoff, Clock, Scope, gate};
 use outrigger_resiliency::Resiliency;
-use outrigger_telemetry::Metrics;
+use outrigger_telemetry::history::Reader;
 use outrigger_telemetry::span::Tracer;
+use outrigger_telemetry::{Metrics, journal};
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::app::{App, GateKeeper};
 use crate::components::{Components, Environment, ExternalEndpoints, Names, Shared};
 use crate::demands::Demands;
+use crate::drain::Sight;
+use crate::events::{Audience, Teller};
 use crate::files::read_configuration;
 use crate::life::{Companion, Life, Settings};
 use crate::listeners::{Listeners, Ports};
@@ -137,6 +142,13 @@ async fn assemble(start: Start, host_name: String, signals: Signals) -> Result<L
     metrics
         .startup_seconds
         .set(["listen"], started.elapsed().as_secs_f64());
+    metrics.journal.change(
+        journal::Kind::Process,
+        "",
+        "running",
+        journal::Told::default(),
+    );
+    let history = telemetry::history(&options, &metrics, &telling);
     let tracer = telemetry::tracer(&options, &configuration, &own_environment, &telling);
     let namespace = namespace(&options).to_string();
     let resiliency = Arc::new(Resiliency::new(namespace, clock, metrics.clone()));
@@ -151,6 +163,8 @@ async fn assemble(start: Start, host_name: String, signals: Signals) -> Result<L
         scope,
         telling,
         clock,
+        activity: Arc::new(Activity::new(clock)),
+        history,
         metrics,
         tracer,
         started,
@@ -238,6 +252,8 @@ struct Assembly {
     scope: Scope,
     telling: Scope,
     clock: Clock,
+    activity: Arc<Activity>,
+    history: Option<Reader>,
     metrics: Arc<Metrics>,
     tracer: Tracer,
     resiliency: Arc<Resiliency>,
@@ -255,6 +271,7 @@ impl Assembly {
         let ports = listeners.ports;
         let (fatal, fatal_seen) = mpsc::channel(FEW);
         let (stop, stop_seen) = mpsc::channel(FEW);
+        let (drain, drain_seen) = watch::channel(None);
         let registry = Arc::new(Registry::default());
         let app = app::open(options, &self.metrics, &self.scope)?;
         let gate_settings = app::settings(options);
@@ -280,6 +297,7 @@ impl Assembly {
             invoke: invoke.clone(),
             scope: &subscriptions_scope,
             stop,
+            drain: drain_seen,
         }));
         let apis = self.apis(&blocks, app.as_ref(), &peers);
         let servers = Servers::start(listeners, apis, options);
@@ -333,33 +351,39 @@ impl Assembly {
                 crate::watch::run(changing, folders, stop)
             });
         }
+        let phases = Arc::new(phases);
+        self.tell_others(app.as_ref(), &gate_seen);
         let kubernetes = options.files.mode == Mode::Kubernetes;
         Ok(Life {
             settings: Settings {
                 settle_timeout: options.lifecycle.settle_timeout,
                 init_deadline: options.components.init_deadline,
                 drain_timeout: options.lifecycle.drain_timeout,
+                drain_source: options.lifecycle.drain_source,
                 block_shutdown: options.lifecycle.block_shutdown,
                 quiet: options.lifecycle.drain_quiet,
-                accept_window: if kubernetes {
-                    Duration::from_secs(3)
-                } else {
-                    Duration::ZERO
-                },
                 watches_app: kubernetes,
             },
-            phases: Arc::new(phases),
+            sight: Sight {
+                phases: phases.clone(),
+                blocks: blocks.clone(),
+                gate: gate_seen.clone(),
+                asks_busy: app.is_some() && options.app.busy_path.is_some(),
+                app,
+                names: names.map(Arc::new),
+                clock: self.clock,
+                window: options.lifecycle.accept_window,
+                view: drain,
+            },
+            phases,
             gate: gate_seen,
             blocks,
-            app,
             resources,
             eager,
-            names,
             servers,
             subscriptions: subscriptions_scope,
             scope: self.scope,
             telling: self.telling,
-            clock: self.clock,
             stop: stop_seen,
             fatal: fatal_seen,
             signals,
@@ -370,6 +394,36 @@ impl Assembly {
 
     fn namespace(&self) -> Namespace {
         namespace(&self.options)
+    }
+
+    /// Those who want to hear what happens.
+    fn tell_others(&self, app: Option<&App>, gate: &watch::Receiver<gate::State>) {
+        let mut audiences = Vec::new();
+        if let Some(url) = &self.options.lifecycle.webhook_url {
+            match Webhook::new(url) {
+                Ok(webhook) => audiences.push(Audience::Webhook(webhook)),
+                Err(why) => {
+                    error!(target: SCOPE, err = why, "--lifecycle-webhook-url cannot be used")
+                }
+            }
+        }
+        if let (Some(app), Some(_)) = (app, &self.options.app.lifecycle_path) {
+            audiences.push(Audience::App {
+                channel: app.channel.clone(),
+                gate: gate.clone(),
+            });
+        }
+        for audience in audiences {
+            let teller = Teller {
+                audience,
+                metrics: self.metrics.clone(),
+                app_id: self.options.app_id.to_string(),
+                namespace: self.namespace().to_string(),
+            };
+            let changes = self.metrics.journal.listen();
+            self.telling
+                .spawn("events", move |stop| teller.run(changes, stop));
+        }
     }
 
     fn max_message(&self) -> usize {
@@ -453,6 +507,7 @@ impl Assembly {
             metrics: self.metrics.clone(),
             clock: self.clock,
             resiliency: self.resiliency.clone(),
+            activity: self.activity.clone(),
             replay_limit: (self.max_message() as u64).min(REPLAY_LIMIT),
         }
     }
@@ -496,6 +551,7 @@ impl Assembly {
             invoke,
             scope,
             stop,
+            drain,
         } = parts;
         let options = &self.options;
         let guard = self.guard();
@@ -511,7 +567,8 @@ impl Assembly {
             namespace: self.namespace().to_string(),
             ending: watches.ending,
             away: Box::new(move || refused.notify_one()),
-            in_flight: AtomicUsize::new(0),
+            activity: self.activity.clone(),
+            poison: Poison::new(options.app.poison_crash_limit),
             resiliency: self.resiliency.clone(),
             clock: self.clock,
         });
@@ -575,8 +632,12 @@ impl Assembly {
             },
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),
-            activity: Arc::new(Activity::new(self.clock)),
-            stop,
+            activity: self.activity.clone(),
+            history: self.history.clone(),
+            drains: Drains {
+                requests: stop,
+                view: drain,
+            },
         }
     }
 
@@ -598,6 +659,12 @@ impl Assembly {
             max_message: self.max_message(),
             traced: self.configuration.tracing.sampling_rate > 0.0,
         });
+        let prestop = options
+            .lifecycle
+            .prestop_on_public_port
+            .then(|| outrigger_http::PreStop {
+                token: options.environment.prestop_token.clone(),
+            });
         let http = outrigger_http::Settings {
             token: token.clone(),
             origins: match &api.allowed_origins {
@@ -631,7 +698,7 @@ impl Assembly {
         };
         Apis {
             http: Arc::new(outrigger_http::Api::new(blocks.clone(), http)),
-            public: Arc::new(outrigger_http::PublicApi::new(blocks.clone())),
+            public: Arc::new(outrigger_http::PublicApi::new(blocks.clone(), prestop)),
             grpc: Arc::new(outrigger_grpc::Api::new(
                 blocks.clone(),
                 proxy.clone(),
@@ -642,8 +709,7 @@ impl Assembly {
                 proxy,
                 activity: blocks.activity.clone(),
             }),
-            metrics: self.metrics.clone(),
-            resiliency: self.resiliency.clone(),
+            blocks: blocks.clone(),
         }
     }
 }
@@ -660,6 +726,7 @@ struct Parts<'a> {
     invoke: Arc<Invoke>,
     scope: &'a Scope,
     stop: mpsc::Sender<StopRequest>,
+    drain: watch::Receiver<Option<Drain>>,
 }
 
 fn app_facts(options: &Options) -> AppFacts {

@@ -8,13 +8,15 @@ use outrigger_config::configuration::OtelProtocol;
 use outrigger_config::flags::LogLevel;
 use outrigger_config::{Configuration, Options};
 use outrigger_lifecycle::Scope;
+use outrigger_telemetry::history::{Reader, Writer};
 use outrigger_telemetry::span::Tracer;
 use outrigger_telemetry::{Metrics, Rule, log, metrics};
 use regex::Regex;
 use tracing::level_filters::LevelFilter;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::components::Environment;
+use crate::events;
 
 const SCOPE: &str = "dapr.runtime";
 
@@ -86,6 +88,26 @@ fn exported_name(name: &str) -> String {
         flat
     } else {
         format!("dapr_{flat}")
+    }
+}
+
+/// The history, kept by a task in `scope`. One that cannot be kept is no reason not to run.
+pub(crate) fn history(options: &Options, metrics: &Arc<Metrics>, scope: &Scope) -> Option<Reader> {
+    let folder = options.lifecycle.state_dir.as_ref()?;
+    let changes = metrics.journal.listen();
+    match Writer::open(&PathBuf::from(folder), options.app_id.as_str()) {
+        Ok(writer) => {
+            let reader = writer.reader().clone();
+            let metrics = metrics.clone();
+            scope.spawn("history", move |stop| {
+                events::keep(writer, changes, metrics, stop)
+            });
+            Some(reader)
+        }
+        Err(why) => {
+            error!(target: SCOPE, err = why, "no history is kept");
+            None
+        }
     }
 }
 

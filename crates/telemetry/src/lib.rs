@@ -4,6 +4,8 @@
 //! ([`span`]). Names of Dapr keep their spelling; ours begin with `outrigger_`.
 //! Never: opens a connection; exporting spans is `outrigger-channel`'s work, serving metrics `outrigger-sidecar`'s.
 
+pub mod history;
+pub mod journal;
 pub mod log;
 pub mod metrics;
 mod paths;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::journal::Journal;
 use crate::paths::Paths;
 use crate::registry::{Counter, Expose, Gauge, Histogram, Rule};
 
@@ -75,6 +76,8 @@ macro_rules! metrics {
         /// The sidecar's metrics.
         pub struct Metrics {
             pub settings: Settings,
+            /// What happens, one by one, beside the numbers.
+            pub journal: Journal,
             paths: Paths,
             $( $(#[$doc])* pub $field: $kind<$n>, )*
         }
@@ -89,6 +92,7 @@ macro_rules! metrics {
                 let _ = &bounds;
                 Self {
                     $( $field: metrics!(@new $kind $name [$($label),*] $(($buckets))? $help, settings, bounds), )*
+                    journal: Journal::new(),
                     paths,
                     settings,
                 }
@@ -191,6 +195,7 @@ metrics! {
     app_probe: Counter<1> = "outrigger_app_probe_total" ["result"] "Health probes of the app.";
     drain_forced: Counter<1> = "outrigger_drain_forced_total" ["cause"] "Stops that cut work short.";
     drain_seconds: Histogram<1> = "outrigger_drain_seconds" ["cause"] (seconds) "Time from the trigger of a stop to its end, in seconds.";
+    events_dropped: Counter<0> = "outrigger_events_dropped_total" [] "Changes that a listener was too slow for, or that its receiver did not take.";
     released_messages: Counter<2> = "outrigger_released_messages_total" ["component", "cause"] "Messages given back to their broker undelivered.";
     policy_attempts: Counter<3> = "outrigger_resiliency_attempts_total" ["target", "policy", "outcome"] "Attempts under policies, by the outermost kind of policy.";
     policy_retry_delay: Histogram<1> = "outrigger_resiliency_retry_delay_seconds" ["target"] (seconds) "Pauses before retries, in seconds.";

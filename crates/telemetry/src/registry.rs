@@ -283,6 +283,17 @@ impl<const N: usize> Counter<N> {
             .fetch_add(count, Ordering::Relaxed);
     }
 
+    /// The sum of the series whose label values are wanted.
+    pub fn total(&self, wanted: impl Fn(&[String]) -> bool) -> u64 {
+        let mut total = 0_u64;
+        self.family.each(|values, count| {
+            if wanted(values) {
+                total = total.saturating_add(count.load(Ordering::Relaxed));
+            }
+        });
+        total
+    }
+
     pub fn series(&self, values: [&str; N]) -> Count {
         Count(self.family.with(&values, || AtomicU64::new(0)))
     }

@@ -15,8 +15,8 @@ use outrigger_lifecycle::Moment;
 use outrigger_lifecycle::connection::{Class, Failure, State, Status};
 use outrigger_lifecycle::subscription;
 
-use super::message::shown;
 use super::proof::{Proof, SHARED_FOR};
+use outrigger_core::shown::shown;
 
 /// What was seen longer ago says nothing any more.
 pub const AGE_LIMIT: Duration = Duration::from_secs(15);

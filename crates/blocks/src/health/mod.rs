@@ -5,7 +5,7 @@
 
 mod exam;
 pub mod judge;
-mod message;
+
 mod proof;
 pub mod question;
 

@@ -11,6 +11,8 @@ use outrigger_core::{Body, BodyError};
 use outrigger_resiliency::Pass;
 use tokio::time::Sleep;
 
+use crate::activity::Share;
+
 /// No body longer than this is kept, whatever the API lets in.
 pub const REPLAY_LIMIT: u64 = 16 * 1024 * 1024;
 
@@ -148,6 +150,34 @@ pub(super) fn held(body: Body, pass: Pass) -> Body {
             sleep,
         }),
         length,
+    }
+}
+
+/// An answer's body with the app's share of work, which ends with it.
+pub(super) fn accompanied(body: Body, share: Share) -> Body {
+    if matches!(body, Body::Bytes(_)) {
+        return body;
+    }
+    let length = body.length();
+    Body::Stream {
+        stream: Box::pin(Accompanied {
+            body,
+            _share: share,
+        }),
+        length,
+    }
+}
+
+struct Accompanied {
+    body: Body,
+    _share: Share,
+}
+
+impl Stream for Accompanied {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.body.poll_next(context)
     }
 }
 

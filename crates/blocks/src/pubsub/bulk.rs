@@ -14,12 +14,14 @@ use outrigger_core::json::{Value, parse_all};
 use outrigger_core::metadata::raw_payload;
 use outrigger_lifecycle::Scope;
 use outrigger_policy::Failure;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 
 use super::deliver::{Desk, SCOPE, dead_letter, trace_of};
+use super::poison::Fingerprint;
 use super::policy::{self, Delivered, Hold, Judge};
 use super::subscription::Plan;
+use crate::activity::Tally;
 use crate::app::{
     AppChannel, BulkDelivery, BulkEntry, BulkEvent, BulkOptions, BulkVerdict, Verdict,
 };
@@ -42,6 +44,8 @@ pub(super) struct BulkDesk {
     pub pubsub: Arc<str>,
     pub options: BulkOptions,
     pub hold: Arc<Hold>,
+    pub gate: watch::Receiver<bool>,
+    pub tally: Arc<Tally>,
 }
 
 impl BulkHandler {
@@ -75,6 +79,7 @@ async fn gather(
     scope: &Scope,
     stop: &outrigger_lifecycle::Stop,
 ) {
+    let mut gate = desk.gate.clone();
     loop {
         let first = tokio::select! {
             biased;
@@ -94,6 +99,8 @@ async fn gather(
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            // What was gathered goes back at once.
+            _ = gate.wait_for(|is_open| !is_open) => {}
             _ = tokio::time::timeout(desk.options.max_await, full) => {}
         }
         let desk = desk.clone();
@@ -192,15 +199,13 @@ impl Pending {
 
 impl BulkDesk {
     async fn process(&self, messages: Vec<Message>) -> Vec<Outcome> {
-        let count = messages.len();
-        self.desk
-            .in_flight
-            .fetch_add(count, std::sync::atomic::Ordering::Relaxed);
-        let outcomes = self.deliver(messages).await;
-        self.desk
-            .in_flight
-            .fetch_sub(count, std::sync::atomic::Ordering::Relaxed);
-        outcomes
+        if !*self.gate.borrow() {
+            // Gathered, and never handed out.
+            let released = |_| self.desk.released(&self.pubsub);
+            return messages.into_iter().map(released).collect();
+        }
+        let _share = self.tally.begin(messages.len());
+        self.deliver(messages).await
     }
 
     async fn deliver(&self, messages: Vec<Message>) -> Vec<Outcome> {
@@ -369,26 +374,32 @@ impl BulkDesk {
         match item.verdict.unwrap_or(Verdict::Success) {
             Verdict::Success | Verdict::Forget(_) => Outcome::Done,
             Verdict::Drop(_) if !has_copy => Outcome::Done,
-            Verdict::Away(_) => {
-                (self.desk.away)();
-                self.desk
-                    .metrics
-                    .released_messages
-                    .add([&self.pubsub, "app_away"], 1);
-                Outcome::Released
+            Verdict::Away(_) => self.away(),
+            Verdict::Crashed(reason) => {
+                let fingerprint =
+                    Fingerprint::of(&self.pubsub, &self.plan.topic, &item.message.data);
+                match self.desk.poison.crashed(fingerprint) {
+                    None => self.away(),
+                    Some(_) if ending => self.desk.released(&self.pubsub),
+                    Some(times) => {
+                        (self.desk.away)();
+                        warn!(target: SCOPE, pubsub = &*self.pubsub, topic = self.plan.topic, times, "the application has ended under this message: it counts as failed");
+                        match has_copy {
+                            true => match self.copy(&item.message).await {
+                                Ok(()) => Outcome::Done,
+                                Err(_) => Outcome::Retry(reason),
+                            },
+                            false => Outcome::Retry(reason),
+                        }
+                    }
+                }
             }
             Verdict::Drop(reason) => match self.copy(&item.message).await {
                 Ok(()) => Outcome::Done,
                 Err(_) if ending => Outcome::Released,
                 Err(_) => Outcome::Retry(reason),
             },
-            Verdict::Retry(_) | Verdict::Refused(..) if ending => {
-                self.desk
-                    .metrics
-                    .released_messages
-                    .add([&self.pubsub, "ending"], 1);
-                Outcome::Released
-            }
+            Verdict::Retry(_) | Verdict::Refused(..) if ending => self.desk.released(&self.pubsub),
             Verdict::Retry(reason) | Verdict::Refused(_, reason) if has_copy => {
                 match self.copy(&item.message).await {
                     Ok(()) => Outcome::Done,
@@ -400,6 +411,14 @@ impl BulkDesk {
             }
             Verdict::Retry(reason) | Verdict::Refused(_, reason) => Outcome::Retry(reason),
         }
+    }
+
+    /// The app is not there: the message goes back.
+    fn away(&self) -> Outcome {
+        (self.desk.away)();
+        let released = &self.desk.metrics.released_messages;
+        released.add([&self.pubsub, "app_away"], 1);
+        Outcome::Released
     }
 
     async fn copy_quietly(&self, message: &Message) {
@@ -444,7 +463,9 @@ impl BulkDesk {
 fn word(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Success => "success",
-        Verdict::Retry(_) | Verdict::Refused(..) | Verdict::Away(_) => "retry",
+        Verdict::Retry(_) | Verdict::Refused(..) | Verdict::Away(_) | Verdict::Crashed(_) => {
+            "retry"
+        }
         Verdict::Drop(_) | Verdict::Forget(_) => "drop",
     }
 }

@@ -4,7 +4,6 @@
 //! leaves undone is released: neither acknowledged nor failed, and never dead-lettered.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -20,9 +19,11 @@ use outrigger_telemetry::Metrics;
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
+use super::poison::{Fingerprint, Poison};
 use super::policy::{self, Delivered, Hold};
 use super::publish::Publisher;
 use super::subscription::Plan;
+use crate::activity::{Activity, Tally};
 use crate::app::{AppChannel, Delivery, Verdict};
 use crate::guard::whole_millis;
 
@@ -66,7 +67,21 @@ pub struct Desk {
     pub clock: Clock,
     /// Told when the app turned out to be away.
     pub away: Box<dyn Fn() + Send + Sync>,
-    pub in_flight: AtomicUsize,
+    pub activity: Arc<Activity>,
+    pub poison: Poison,
+}
+
+impl Desk {
+    /// The sidecar is on its way out, or the gate is closed: the message goes back.
+    pub(super) fn released(&self, pubsub: &str) -> Outcome {
+        let cause = if *self.ending.borrow() {
+            "ending"
+        } else {
+            "gate_closed"
+        };
+        self.metrics.released_messages.add([pubsub, cause], 1);
+        Outcome::Released
+    }
 }
 
 /// Handles the messages of one subscription.
@@ -77,6 +92,9 @@ pub(super) struct Deliverer {
     pub pubsub: Arc<str>,
     pub namespaced: bool,
     pub hold: Arc<Hold>,
+    /// Messages may flow. What comes through at the last moment goes back.
+    pub gate: watch::Receiver<bool>,
+    pub tally: Arc<Tally>,
 }
 
 /// What became of a message, in the words of the metrics.
@@ -106,10 +124,11 @@ const DROP_CHOSEN: Processed = Processed {
 #[async_trait]
 impl Handler for Deliverer {
     async fn handle(&self, message: Message) -> Outcome {
-        self.desk.in_flight.fetch_add(1, Ordering::Relaxed);
-        let outcome = self.process(message).await;
-        self.desk.in_flight.fetch_sub(1, Ordering::Relaxed);
-        outcome
+        if !*self.gate.borrow() {
+            return self.desk.released(&self.pubsub);
+        }
+        let _share = self.tally.begin(1);
+        self.process(message).await
     }
 }
 
@@ -155,11 +174,34 @@ impl Deliverer {
             event: Arc::new(prepared.event),
             metadata: Arc::new(message.metadata.clone().unwrap_or_default()),
         };
+        let fingerprint = || Fingerprint::of(&self.pubsub, &topic, &message.data);
+        let turn = self.desk.poison.turn(fingerprint).await;
+        if turn.is_some() && !*self.gate.borrow() {
+            return self.desk.released(&self.pubsub);
+        }
         let started = Instant::now();
         let attempt = || self.sink.deliver(&delivery);
         let delivered = policy::deliver(&self.desk, &self.pubsub, &self.hold, attempt).await;
+        drop(turn);
         match delivered {
+            Delivered::Answer(Verdict::Crashed(reason))
+            | Delivered::GaveUp(Verdict::Crashed(reason)) => {
+                (self.desk.away)();
+                match self.desk.poison.crashed(fingerprint()) {
+                    None => self.away(&topic, &reason),
+                    Some(times) => {
+                        let reason = format!(
+                            "the application has ended {times} times under this message: {reason}"
+                        );
+                        warn!(target: SCOPE, pubsub = &*self.pubsub, topic = &*topic, id = event_id(&delivery.event), reason, "the message counts as failed");
+                        self.fail(&message, &topic, reason, Outcome::Retry).await
+                    }
+                }
+            }
             Delivered::Answer(verdict) => {
+                if !matches!(verdict, Verdict::Away(_)) {
+                    self.desk.poison.cleared(fingerprint);
+                }
                 self.conclude(&message, &topic, verdict, started.elapsed(), Outcome::Retry)
                     .await
             }
@@ -173,7 +215,7 @@ impl Deliverer {
                 )
                 .await
             }
-            Delivered::Ending => self.released(),
+            Delivered::Ending => self.desk.released(&self.pubsub),
             Delivered::Rejected { why, dead_letter } => {
                 self.record(&topic, &RETRY, started.elapsed());
                 if dead_letter {
@@ -216,16 +258,11 @@ impl Deliverer {
                 self.record(topic, &DROP, elapsed);
                 Outcome::Done
             }
-            Verdict::Away(reason) => {
-                debug!(target: SCOPE, pubsub = &*self.pubsub, topic, reason, "the app is away, message released");
+            Verdict::Away(reason) | Verdict::Crashed(reason) => {
                 if self.sink.speaks_for_the_app() {
                     (self.desk.away)();
                 }
-                self.desk
-                    .metrics
-                    .released_messages
-                    .add([&self.pubsub, "app_away"], 1);
-                Outcome::Released
+                self.away(topic, &reason)
             }
             Verdict::Retry(reason) | Verdict::Refused(_, reason) => {
                 warn!(target: SCOPE, pubsub = &*self.pubsub, topic, reason, "delivery failed");
@@ -244,7 +281,7 @@ impl Deliverer {
         failed: fn(String) -> Outcome,
     ) -> Outcome {
         if self.is_ending() {
-            return self.released();
+            return self.desk.released(&self.pubsub);
         }
         if self.plan.dead_letter_topic.is_empty() {
             return failed(reason);
@@ -258,12 +295,11 @@ impl Deliverer {
         }
     }
 
-    /// The sidecar is on its way out, so that the message goes back.
-    fn released(&self) -> Outcome {
-        self.desk
-            .metrics
-            .released_messages
-            .add([&self.pubsub, "ending"], 1);
+    /// The app is not there, so that the message goes back.
+    fn away(&self, topic: &str, reason: &str) -> Outcome {
+        debug!(target: SCOPE, pubsub = &*self.pubsub, topic, reason, "the app is away, message released");
+        let released = &self.desk.metrics.released_messages;
+        released.add([&self.pubsub, "app_away"], 1);
         Outcome::Released
     }
 

@@ -7,12 +7,14 @@
 pub mod bulk;
 pub mod deliver;
 pub mod parts;
+mod poison;
 pub mod policy;
 mod publish;
 pub mod route;
 pub mod stream;
 pub mod subscription;
 
+pub use poison::Poison;
 pub use publish::{BulkEntryIn, BulkFailed, Publish, PublishError, Publisher};
 pub use route::Rules;
 pub use subscription::{Origin, Plan, Subscriptions};

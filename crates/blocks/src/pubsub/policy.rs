@@ -62,7 +62,7 @@ impl Judge for Verdict {
             Self::Success | Self::Drop(_) | Self::Forget(_) => Some(Ok(())),
             Self::Retry(why) => failed(None, why),
             Self::Refused(code, why) => failed(Some(*code), why),
-            Self::Away(_) => None,
+            Self::Away(_) | Self::Crashed(_) => None,
         }
     }
 

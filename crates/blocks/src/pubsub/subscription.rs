@@ -15,6 +15,7 @@ use outrigger_core::error::{ApiError, GrpcCode};
 use outrigger_lifecycle::connection;
 use outrigger_lifecycle::subscription::{Action, Event, Machine, State, Status};
 use outrigger_lifecycle::{Clock, Moment, Scope, Stop};
+use outrigger_telemetry::journal::{self, Told};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -23,6 +24,7 @@ use super::deliver::{AppSink, Deliverer, Desk, SCOPE, Sink};
 use super::policy::Hold;
 use super::route::Rules;
 use super::stream::{self, Connection};
+use crate::activity::Kind;
 use crate::app::{AppChannel, BulkOptions};
 use crate::component::{Handle, Instance};
 use crate::errors;
@@ -260,14 +262,6 @@ impl Subscriptions {
             .collect()
     }
 
-    /// How many messages are being handled by the app.
-    pub fn in_flight(&self) -> usize {
-        self.shared
-            .desk
-            .in_flight
-            .load(std::sync::atomic::Ordering::Relaxed)
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -451,6 +445,18 @@ impl Runner {
                 f64::from(u8::from(state == status.state)),
             );
         }
+        let subject = format!("{}/{}", self.plan.pubsub, self.plan.topic);
+        let told = Told {
+            cause: status.error.as_deref(),
+            ..Told::default()
+        };
+        let journal = &metrics.journal;
+        journal.change(
+            journal::Kind::Subscription,
+            &subject,
+            status.state.name(),
+            told,
+        );
         self.status.send_replace(status);
         action
     }
@@ -533,6 +539,11 @@ impl Runner {
 
     fn handler(&self, instance: &Arc<Instance<dyn PubSub>>, scope: &Scope) -> Arc<dyn Handler> {
         let desk = self.shared.desk.clone();
+        let activity = desk.activity.clone();
+        let kind = match self.plan.origin {
+            Origin::Streaming => Kind::Stream,
+            Origin::Declarative | Origin::Programmatic => Kind::PubSub,
+        };
         let pubsub: Arc<str> = self.plan.pubsub.as_str().into();
         let namespaced = instance.about.namespaced;
         match (self.plan.bulk, &self.shared.app) {
@@ -544,6 +555,8 @@ impl Runner {
                     pubsub,
                     options,
                     hold: self.hold.clone(),
+                    gate: self.gate.clone(),
+                    tally: activity.tally(Kind::Bulk, &self.plan.pubsub),
                 };
                 Arc::new(BulkHandler::start(scope, desk))
             }
@@ -554,6 +567,8 @@ impl Runner {
                 pubsub,
                 namespaced,
                 hold: self.hold.clone(),
+                gate: self.gate.clone(),
+                tally: activity.tally(kind, &self.plan.pubsub),
             }),
         }
     }

@@ -156,11 +156,12 @@ impl GrpcApp {
             "error returned from app while processing pub/sub event {id}: retriable error occurred: {}",
             error.status
         );
-        let lost = error.unsent
-            || (error.status.code == GrpcCode::Unavailable
-                && !accepts(&self.settings.target).await);
-        if lost {
+        if error.unsent {
             Verdict::Away(why)
+        } else if error.status.code == GrpcCode::Unavailable
+            && !accepts(&self.settings.target).await
+        {
+            Verdict::Crashed(why)
         } else {
             let code = u16::from(error.status.code.number());
             Verdict::Refused(Code::Grpc(code), why)

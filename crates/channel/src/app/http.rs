@@ -16,10 +16,11 @@ use outrigger_blocks::fields::{self, API_TOKEN, TRACE_PARENT};
 use outrigger_blocks::invoke::{Call, CallFailure, Reply, ReplyStatus};
 use outrigger_core::cloud_event;
 use outrigger_core::error::GrpcCode;
-use outrigger_core::json::{Numbers, Style, Value, encode};
+use outrigger_core::json::{Numbers, Style, Value, encode, parse_all};
 use outrigger_core::trace::TraceContext;
 use outrigger_core::{Body, BodyError};
 use outrigger_lifecycle::Scope;
+use outrigger_lifecycle::drain::Answer;
 use outrigger_policy::Pushback;
 use outrigger_telemetry::metrics::{Metrics, Sizes};
 use outrigger_wire::Target;
@@ -27,11 +28,15 @@ use outrigger_wire::http1::{self, ClientError};
 use outrigger_wire::http2::{self, Refused};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{READY_TIMEOUT, Settings, Turnstile, accepts, answers, subscriptions};
+use super::{
+    BUSY_TIMEOUT, READY_TIMEOUT, Settings, TELL_TIMEOUT, Turnstile, accepts, answers, subscriptions,
+};
 use crate::url;
 
 /// Connections to an HTTP/1.1 app.
 const CONNECTIONS: usize = 1024;
+/// An answer of one word, and what an app may write around it.
+const BUSY_LIMIT: usize = 64 * 1024;
 /// What the app answers to our own questions may be this long.
 const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -175,8 +180,7 @@ impl HttpApp {
 
     /// A question with a limit that no token goes with and no turnstile delays.
     async fn probe_path(&self, path: &str, limit: Duration) -> Result<u16, String> {
-        let target = PathAndQuery::try_from(format!("/{}", path.trim_start_matches('/')))
-            .map_err(|error| error.to_string())?;
+        let target = path_of(path)?;
         let mut request = Request::new(Body::EMPTY);
         *request.uri_mut() = Uri::from(target);
         let asking = async {
@@ -196,13 +200,14 @@ impl HttpApp {
 
     /// What it means for a message that no answer came.
     async fn no_answer(&self, failure: Unanswered) -> Verdict {
-        let away = failure.unsent || (failure.reset && !accepts(&self.settings.target).await);
         let why = format!(
             "error from app channel while sending pub/sub event to app: {}",
             failure.why
         );
-        if away {
+        if failure.unsent {
             Verdict::Away(why)
+        } else if failure.reset && !accepts(&self.settings.target).await {
+            Verdict::Crashed(why)
         } else {
             Verdict::Retry(why)
         }
@@ -550,6 +555,86 @@ impl AppChannel for HttpApp {
     async fn accepts(&self) -> bool {
         accepts(&self.settings.target).await
     }
+
+    async fn busy(&self) -> Answer {
+        let Some(path) = &self.settings.busy_path else {
+            return Answer::Unsupported("no path is configured".to_owned());
+        };
+        let mut request = Request::new(Body::EMPTY);
+        match path_of(path) {
+            Ok(target) => *request.uri_mut() = Uri::from(target),
+            Err(why) => return Answer::Unsupported(why),
+        }
+        let asking = async {
+            let answer = match self.transport.send(request).await {
+                Ok(answer) => answer,
+                Err(failure) if failure.unsent => return Answer::Refused,
+                Err(failure) => return Answer::Failed(failure.why),
+            };
+            let status = answer.status().as_u16();
+            match answer.into_body().collect(BUSY_LIMIT).await {
+                Ok(body) => busy_answer(status, &body),
+                Err(error) => Answer::Failed(error.to_string()),
+            }
+        };
+        tokio::time::timeout(BUSY_TIMEOUT, asking)
+            .await
+            .unwrap_or_else(|_| Answer::Failed("no answer within a second".to_owned()))
+    }
+
+    async fn tell(&self, event: Bytes) -> Result<(), String> {
+        let Some(path) = &self.settings.lifecycle_path else {
+            return Err("no path is configured".to_owned());
+        };
+        let mut request = Request::new(Body::Bytes(event));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from(path_of(path)?);
+        let headers = request.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/cloudevents+json"),
+        );
+        if let Some(token) = &self.token {
+            headers.insert(API_TOKEN, token.clone());
+        }
+        let telling = async {
+            let answer = self
+                .transport
+                .send(request)
+                .await
+                .map_err(|failure| failure.why)?;
+            let status = answer.status();
+            answer.into_body().collect(BUSY_LIMIT).await.ok();
+            if status.is_success() {
+                Ok(())
+            } else {
+                Err(format!("status {}", status.as_u16()))
+            }
+        };
+        tokio::time::timeout(TELL_TIMEOUT, telling)
+            .await
+            .unwrap_or_else(|_| Err("context deadline exceeded".to_owned()))
+    }
+}
+
+fn path_of(path: &str) -> Result<PathAndQuery, String> {
+    PathAndQuery::try_from(format!("/{}", path.trim_start_matches('/')))
+        .map_err(|error| error.to_string())
+}
+
+/// What an app says that is asked whether it is busy.
+fn busy_answer(status: u16, body: &[u8]) -> Answer {
+    match status {
+        200..=299 => {
+            let said = parse_all(body).ok();
+            match said.as_ref().and_then(|said| said.get("busy")) {
+                Some(Value::Bool(busy)) => Answer::Said(*busy),
+                _ => Answer::Unsupported("the answer holds no boolean `busy`".to_owned()),
+            }
+        }
+        404 | 405 | 501 => Answer::Unsupported(format!("status {status}")),
+        _ => Answer::Failed(format!("status {status}")),
+    }
 }
 
 impl HttpApp {
@@ -632,4 +717,32 @@ pub(crate) fn title(verb: &str) -> String {
     chars.next().map_or_else(String::new, |first| {
         first.to_string() + &chars.as_str().to_ascii_lowercase()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_is_busy_not_busy_cannot_say_or_fails() {
+        assert_eq!(busy_answer(200, br#"{"busy": true}"#), Answer::Said(true));
+        assert_eq!(
+            busy_answer(200, br#"{"busy": false, "jobs": 0}"#),
+            Answer::Said(false)
+        );
+        for nonsense in [
+            &b"{\"busy\": \"yes\"}"[..],
+            b"{}",
+            b"[true]",
+            b"<html>",
+            b"",
+        ] {
+            assert!(matches!(busy_answer(200, nonsense), Answer::Unsupported(_)));
+        }
+        assert!(matches!(busy_answer(404, b""), Answer::Unsupported(_)));
+        assert!(matches!(
+            busy_answer(503, br#"{"busy": false}"#),
+            Answer::Failed(_)
+        ));
+    }
 }

@@ -39,8 +39,14 @@ pub struct Settings {
     pub health_path: String,
     /// Path or service of the readiness question.
     pub ready: Option<String>,
+    /// Path of the question whether the app is busy.
+    pub busy_path: Option<String>,
+    /// Path under which the app is told what happens to its sidecar.
+    pub lifecycle_path: Option<String>,
 }
 
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 const PORT_TIMEOUT: Duration = Duration::from_millis(500);
 

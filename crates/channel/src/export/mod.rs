@@ -137,7 +137,7 @@ async fn fill(queue: &mut mpsc::Receiver<Finished>, batch: &mut Vec<Finished>, s
 }
 
 /// A client for a collector's URL, and the path behind its authority.
-fn client_of(url: &str) -> Result<(http1::Client, String), String> {
+pub(crate) fn client_of(url: &str) -> Result<(http1::Client, String), String> {
     let (https, rest) = match url.split_once("://") {
         Some(("http", rest)) => (false, rest),
         Some(("https", rest)) => (true, rest),
@@ -163,7 +163,7 @@ fn client_of(url: &str) -> Result<(http1::Client, String), String> {
     Ok((http1::Client::new(target, 4, 64 * 1024), path.to_owned()))
 }
 
-async fn post(
+pub(crate) async fn post(
     client: &http1::Client,
     path: &str,
     content_type: &'static str,
@@ -190,7 +190,7 @@ async fn post(
     if status.is_success() {
         Ok(())
     } else {
-        Err(format!("the collector answered {status}"))
+        Err(format!("the server answered {status}"))
     }
 }
 

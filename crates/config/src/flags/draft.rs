@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use outrigger_core::AppId;
-use outrigger_core::duration::GoDuration;
+use outrigger_core::duration::{GoDuration, format_go};
 
 use super::environment;
 use super::options::{
     AllowedOrigins, ApiOptions, AppHealth, AppOptions, AppProtocol, ComponentOptions,
-    ControlPlaneOptions, FileOptions, InternalOptions, LifecycleOptions, LogOptions,
+    ControlPlaneOptions, DrainSource, FileOptions, InternalOptions, LifecycleOptions, LogOptions,
     MetricsOptions, Mode, Options,
 };
 use crate::Lookup;
@@ -18,6 +18,8 @@ const DEFAULT_BODY_SIZE: u64 = 4 << 20;
 const DEFAULT_HEADER_SIZE: u64 = 4 << 10;
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 const DEFAULT_DRAIN: Duration = Duration::from_secs(25);
+/// Until every peer has learnt that this one is leaving.
+const KUBERNETES_WINDOW: Duration = Duration::from_secs(3);
 
 /// Options under way: groups that are filled directly, and raw values that need a second look.
 #[derive(Default)]
@@ -50,6 +52,7 @@ pub(super) struct Draft {
     pub(super) placement: String,
     pub(super) actors_service: String,
     pub(super) drain_timeout: Option<Duration>,
+    pub(super) accept_window: Option<Duration>,
 
     pub(super) version: bool,
     pub(super) build_info: bool,
@@ -88,6 +91,7 @@ impl Draft {
         self.finish_api();
         self.finish_control_plane(lookup);
         self.finish_lifecycle(lookup);
+        self.check_lifecycle(&mut conflicts);
         if self.components.retry_cap < self.components.retry_base {
             conflicts.push((
                 "component-retry-cap",
@@ -228,6 +232,39 @@ impl Draft {
         }
     }
 
+    /// Times of the end that cannot all be kept.
+    fn check_lifecycle(&self, conflicts: &mut Vec<Conflict>) {
+        let Some(timeout) = self.lifecycle.drain_timeout else {
+            return;
+        };
+        let own = [
+            ("drain-quiet", self.lifecycle.drain_quiet),
+            ("drain-accept-window", self.lifecycle.accept_window),
+        ];
+        for (name, time) in own {
+            if self.is_given(name) && time >= timeout {
+                let why = format!(
+                    "--{name} {} leaves nothing of the {} that the end may take ({})",
+                    format_go(time),
+                    format_go(timeout),
+                    self.lifecycle.drain_source.words(),
+                );
+                conflicts.push((name, why));
+            }
+        }
+        if self.is_given("app-busy-path") && !self.app.protocol.is_http() {
+            let why = "--app-busy-path needs an app that speaks HTTP".to_owned();
+            conflicts.push(("app-busy-path", why));
+        }
+        if self.is_given("prestop-on-public-port")
+            && self.lifecycle.prestop_on_public_port
+            && self.api.public_port.is_none()
+        {
+            let why = "--prestop-on-public-port needs --dapr-public-port".to_owned();
+            conflicts.push(("prestop-on-public-port", why));
+        }
+    }
+
     fn finish_lifecycle(&mut self, lookup: Lookup<'_>) {
         let not_negative = |time: GoDuration| (time.nanoseconds >= 0).then(|| time.clamped());
         let block = self
@@ -248,16 +285,32 @@ impl Draft {
             Some(Duration::from_secs(seconds.saturating_sub(5).max(1)))
         };
         self.lifecycle.block_shutdown = block;
-        self.lifecycle.drain_timeout = match (self.drain_timeout, grace, block) {
-            (Some(timeout), _, _) => Some(timeout).filter(|timeout| !timeout.is_zero()),
-            (None, None, None) => Some(pod().unwrap_or(DEFAULT_DRAIN)),
-            (None, Some(Duration::ZERO), _) => None,
-            (None, grace, block) => Some(
-                grace
-                    .unwrap_or(DEFAULT_GRACE)
-                    .saturating_add(block.unwrap_or_default()),
+        let (timeout, source) = match (self.drain_timeout, grace, block) {
+            (Some(timeout), _, _) => (
+                Some(timeout).filter(|timeout| !timeout.is_zero()),
+                DrainSource::Flag,
+            ),
+            (None, None, None) => match pod() {
+                Some(pod) => (Some(pod), DrainSource::Pod),
+                None => (Some(DEFAULT_DRAIN), DrainSource::Default),
+            },
+            (None, Some(Duration::ZERO), _) => (None, DrainSource::Grace),
+            (None, grace, block) => (
+                Some(
+                    grace
+                        .unwrap_or(DEFAULT_GRACE)
+                        .saturating_add(block.unwrap_or_default()),
+                ),
+                DrainSource::Grace,
             ),
         };
+        self.lifecycle.drain_timeout = timeout;
+        self.lifecycle.drain_source = source;
+        let usual = match self.files.mode {
+            Mode::Kubernetes => KUBERNETES_WINDOW,
+            Mode::Standalone => Duration::ZERO,
+        };
+        self.lifecycle.accept_window = self.accept_window.unwrap_or(usual);
     }
 }
 

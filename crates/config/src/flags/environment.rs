@@ -24,6 +24,7 @@ pub(super) fn read(lookup: Lookup<'_>) -> Environment {
         host_ip: text("DAPR_HOST_IP"),
         api_token: text("DAPR_API_TOKEN").map(Secret::new),
         app_api_token: text("APP_API_TOKEN").map(Secret::new),
+        prestop_token: text("OUTRIGGER_PRESTOP_TOKEN").map(Secret::new),
         trust_anchors: text("DAPR_TRUST_ANCHORS"),
         sentry_token_file: text("DAPR_SENTRY_TOKEN_FILE"),
         sentry_local_identity: text("SENTRY_LOCAL_IDENTITY"),

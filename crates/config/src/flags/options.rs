@@ -46,6 +46,12 @@ pub struct AppOptions {
     pub ready_path: Option<String>,
     /// `--app-ready-grpc-service`: absent. The empty name asks for the server as a whole.
     pub ready_grpc_service: Option<String>,
+    /// `--app-busy-path`: absent.
+    pub busy_path: Option<String>,
+    /// `--app-lifecycle-path`: absent.
+    pub lifecycle_path: Option<String>,
+    /// `--poison-crash-limit`: 5; 0 means without limit.
+    pub poison_crash_limit: u32,
     /// `--app-log-prefix`: empty.
     pub log_prefix: String,
 }
@@ -298,10 +304,42 @@ pub struct LifecycleOptions {
     /// `--dapr-block-shutdown-duration`; else env `POD_TERMINATION_GRACE_PERIOD_SECONDS` less 5; else 25s. Absent means
     /// without limit.
     pub drain_timeout: Option<Duration>,
+    /// Where that comes from.
+    pub drain_source: DrainSource,
+    /// `--drain-accept-window`: 3s with `--mode kubernetes`, else 0.
+    pub accept_window: Duration,
     /// `--dapr-block-shutdown-duration`, if given.
     pub block_shutdown: Option<Duration>,
     /// `--drain-quiet`: 1s.
     pub drain_quiet: Duration,
+    /// `--prestop-on-public-port`: false.
+    pub prestop_on_public_port: bool,
+    /// `--state-dir`; absent means that no history is kept.
+    pub state_dir: Option<String>,
+    /// `--lifecycle-webhook-url`.
+    pub webhook_url: Option<String>,
+}
+
+/// What decided how long a drain may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DrainSource {
+    #[default]
+    Default,
+    Flag,
+    Grace,
+    Pod,
+}
+
+impl DrainSource {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Default => "the default",
+            Self::Flag => "--drain-timeout",
+            Self::Grace => "--dapr-graceful-shutdown-seconds and --dapr-block-shutdown-duration",
+            Self::Pod => "POD_TERMINATION_GRACE_PERIOD_SECONDS less 5 s",
+        }
+    }
 }
 
 /// When `/v1.0/healthz/outbound` turns good.
@@ -354,6 +392,8 @@ pub struct Environment {
     pub peer_idle_limit: Duration,
     /// `DAPR_GRPC_CONN_COLLECTOR_INTERVAL`: 45s.
     pub peer_sweep_interval: Duration,
+    /// `OUTRIGGER_PRESTOP_TOKEN`; asked of those who drain over the public port.
+    pub prestop_token: Option<Secret>,
     /// `DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK`: false.
     pub skip_user_check: bool,
 }

@@ -183,9 +183,16 @@ pub(super) const FLAGS: &[Flag] = &[
     ours("readiness-requires", "required", Text(|d, v| exact(v, REQUIRES, "none, required, all or controlplane", &mut d.lifecycle.readiness_requires)), "what readiness asks for besides the sidecar: none, required (annotated components), all or controlplane"),
     ours("app-ready-path", "", Text(|d, v| path(v, &mut d.app.ready_path)), "path of the app that must answer 2xx before it gets any work"),
     ours("app-ready-grpc-service", "", Text(|d, v| some(v, &mut d.app.ready_grpc_service)), "gRPC health service of the app that must be SERVING before it gets any work"),
+    ours("app-busy-path", "", Text(|d, v| path(v, &mut d.app.busy_path)), "path of the app that answers {\"busy\": true} while it has work of its own: a drain waits for it"),
+    ours("app-lifecycle-path", "", Text(|d, v| path(v, &mut d.app.lifecycle_path)), "path of the app that is sent what happens to this sidecar, as CloudEvents"),
+    ours("poison-crash-limit", "5", Number(|d, v| crashes(v, &mut d.app.poison_crash_limit)), "after so many crashes of the app under the same message it counts as failed; 0: never"),
     ours("app-log-prefix", "", Text(|d, v| text(v, &mut d.app.log_prefix)), "put before each line that the app prints"),
     ours("drain-timeout", "", Time(|d, v| not_negative(v, d.drain_timeout.get_or_insert_default())), "how long the end may take, 0: no limit; not given: graceful and block duration, else POD_TERMINATION_GRACE_PERIOD_SECONDS - 5s, else 25s"),
+    ours("drain-accept-window", "", Time(|d, v| not_negative(v, d.accept_window.get_or_insert_default())), "how long calls of other sidecars are still taken once the end has begun; not given: 3s with --mode kubernetes, else 0"),
     ours("drain-quiet", "1s", Time(|d, v| not_negative(v, &mut d.lifecycle.drain_quiet)), "end once nothing was called for this long, after all work is done"),
+    ours("prestop-on-public-port", "false", Switch(|d, v| d.lifecycle.prestop_on_public_port = v), "serve the drain endpoint on the public port too; with OUTRIGGER_PRESTOP_TOKEN set, to those who bring it"),
+    ours("state-dir", "", Text(|d, v| optional(v, &mut d.lifecycle.state_dir)), "folder in which the history of this sidecar is kept; empty: no history"),
+    ours("lifecycle-webhook-url", "", Text(|d, v| webhook(v, &mut d.lifecycle.webhook_url)), "http or https URL that is sent what happens to this sidecar, as CloudEvents"),
     ours("state-json-numbers", "float64", Text(|d, v| exact(v, NUMBERS, "float64 or exact", &mut d.api.state_json_numbers)), "numbers in stored JSON: float64, as Dapr keeps them, or exact"),
     ours("worker-threads", "0", Number(|d, v| threads(v, &mut d.worker_threads)), "threads that serve requests; 0: one for every two processors"),
 ];
@@ -318,6 +325,21 @@ fn threads(value: i64, slot: &mut Option<usize>) -> Accepted {
         .ok_or("a whole number from 0 to 1024")?;
     *slot = Some(threads).filter(|threads| *threads > 0);
     Ok(())
+}
+
+fn crashes(value: i64, slot: &mut u32) -> Accepted {
+    *slot = u32::try_from(value).map_err(|_| "a whole number that is not negative")?;
+    Ok(())
+}
+
+fn webhook(value: &str, slot: &mut Option<String>) -> Accepted {
+    let rest = value
+        .strip_prefix("http://")
+        .or_else(|| value.strip_prefix("https://"));
+    if !value.is_empty() && rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
+        return Err("an http:// or https:// URL");
+    }
+    optional(value, slot)
 }
 
 /// Bytes, or a Kubernetes quantity.

@@ -168,15 +168,39 @@ fn everything_wrong_is_told_at_once() {
 
 #[test]
 fn flags_of_later_releases_are_unknown() {
-    for flag in [
-        "drain-accept-window",
-        "app-busy-path",
-        "lifecycle-webhook-url",
-        "exit-when-app-exits",
-        "prestop-on-public-port",
-    ] {
+    for flag in ["resource-requests", "native-sidecar"] {
         assert_eq!(refused(&format!("--app-id a --{flag}=1")).0, 2, "{flag}");
     }
+}
+
+#[test]
+fn times_and_paths_that_cannot_all_hold_are_refused_by_name() {
+    for (arguments, named) in [
+        ("--drain-timeout=5s --drain-quiet=5s", "--drain-quiet 5s"),
+        (
+            "--dapr-graceful-shutdown-seconds=2 --drain-accept-window=3s",
+            "--dapr-graceful-shutdown-seconds",
+        ),
+        ("--app-busy-path=busy", "begins with `/`"),
+        ("--app-ready-path=ready", "begins with `/`"),
+        ("--app-lifecycle-path=hook", "begins with `/`"),
+        ("--app-busy-path=/busy --app-protocol=grpc", "speaks HTTP"),
+        ("--drain-timeout=-1s", "not negative"),
+        ("--drain-accept-window=-1s", "not negative"),
+        ("--poison-crash-limit=-1", "not negative"),
+        ("--lifecycle-webhook-url=ftp://host", "http:// or https://"),
+        ("--prestop-on-public-port", "--dapr-public-port"),
+    ] {
+        let (code, text) = refused(&format!("--app-id a {arguments}"));
+        assert_eq!(code, 1, "{arguments}");
+        assert!(text.contains(named), "{arguments}: {text}");
+    }
+    let mode = options("--app-id a --mode kubernetes", &[]).lifecycle;
+    assert_eq!(mode.accept_window, Duration::from_secs(3));
+    assert_eq!(
+        options("--app-id a", &[]).lifecycle.accept_window,
+        Duration::ZERO
+    );
 }
 
 #[test]

@@ -59,7 +59,8 @@ fn shut_down(api: &Api, context: &Context) {
         .and_then(|value| value.to_str().ok())
         .is_some_and(is_truthy);
     api.blocks
-        .stop
+        .drains
+        .requests
         .try_send(if forced {
             StopRequest::Forced
         } else {

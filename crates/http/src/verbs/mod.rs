@@ -3,6 +3,7 @@
 mod absent;
 mod health;
 pub(crate) mod invoke;
+mod lifecycle;
 mod metadata;
 mod publish;
 mod resiliency;
@@ -37,6 +38,11 @@ pub(crate) async fn call(api: &Api, asked: Asked<'_>, verb: Verb) -> Outcome {
         Verb::PutMetadata => metadata::put(api, asked).await,
         Verb::GetResiliency => Ok(resiliency::get(api)),
         Verb::ResetBreakers => resiliency::reset(api, asked).await,
+        Verb::GetStatus => Ok(lifecycle::status(api)),
+        Verb::Drain => lifecycle::drain(api, asked).await,
+        Verb::Resume => lifecycle::resume(api).await,
+        Verb::GetHistory => lifecycle::history(api, asked).await,
+        Verb::GetEvents => Ok(lifecycle::events(api)),
         Verb::Healthz => health::ready(api, asked).await,
         Verb::HealthzComponents => health::list(api, asked).await,
         Verb::HealthzComponent => health::one(api, asked).await,
@@ -76,7 +82,8 @@ fn shut_down(api: &Api, asked: &Asked<'_>) -> Response<Body> {
         .and_then(|value| value.to_str().ok())
         .is_some_and(is_truthy);
     api.blocks
-        .stop
+        .drains
+        .requests
         .try_send(if forced {
             StopRequest::Forced
         } else {

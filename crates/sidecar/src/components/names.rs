@@ -105,6 +105,15 @@ impl Names {
         }
     }
 
+    /// Lets this sidecar be found again.
+    pub(crate) async fn join(&self) {
+        if let Some(instance) = self.handle.instance() {
+            tokio::time::timeout(LEAVE_LIMIT, instance.driver.join())
+                .await
+                .ok();
+        }
+    }
+
     pub(crate) async fn close(&self, limit: Duration) {
         self.scope.cancel();
         self.supervisors.close(limit).await;

@@ -14,9 +14,10 @@ use outrigger_blocks::health::Proof;
 use outrigger_blocks::{About, Info};
 use outrigger_component_api::{Component, ComponentError, ErrorKind, Kind, Loss, Open};
 use outrigger_lifecycle::connection::{
-    Action, Class, Event, Failure, Kick, Machine, State, Timing, Told,
+    Action, Class, Event, Failure, Kick, Machine, State, Status, Timing, Told,
 };
 use outrigger_lifecycle::{Scope, Stop};
+use outrigger_telemetry::journal;
 use tokio::sync::{broadcast, mpsc, watch};
 use tracing::{debug, info, warn};
 
@@ -353,6 +354,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
         if status.state != before {
             record_state(&self.shared.metrics, &self.handle.info, status.state);
             self.count_outage(status.state);
+            self.journal(&status);
         }
         if let Some(at) = status.last_ok {
             let ago = self.shared.clock.now().since(at);
@@ -371,6 +373,28 @@ impl<T: Component + ?Sized> Supervisor<T> {
             .component_waiters
             .set([self.name()], self.handle.waiters() as f64);
         self.handle.show(status);
+    }
+
+    /// Tells of the change, and of the calls that were refused while it was away.
+    fn journal(&self, status: &Status) {
+        let refused = (status.state == State::Ready).then(|| self.handle.take_refused());
+        // What once failed is no reason for what is ready or under way.
+        let failure = match status.state {
+            State::Unavailable | State::Rejected | State::Pending => status.failure.as_ref(),
+            State::Connecting | State::Ready | State::Closing => None,
+        };
+        let told = journal::Told {
+            cause: failure.map(|failure| failure.message.as_str()),
+            class: failure.map(|failure| failure.class.name()),
+            refused: refused.filter(|count| *count > 0),
+        };
+        let journal = &self.shared.metrics.journal;
+        journal.change(
+            journal::Kind::Component,
+            self.name(),
+            status.state.name(),
+            told,
+        );
     }
 
     /// Seconds without the component, by the obstacle that stood in the way.

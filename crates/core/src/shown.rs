@@ -1,6 +1,6 @@
-//! Messages of drivers as health shows them: short, and without credentials.
+//! Messages of drivers as they are shown: short, and without credentials.
 
-use outrigger_core::secret::redact_urls;
+use crate::secret::redact_urls;
 
 /// Characters of a message.
 const LONGEST: usize = 512;
@@ -24,7 +24,7 @@ const SECRETS: [&str; 12] = [
 const SCHEMES: [&str; 2] = ["bearer ", "basic "];
 
 /// What is left of a message for those who may read it.
-pub(super) fn shown(message: &str) -> String {
+pub fn shown(message: &str) -> String {
     let clean = without_schemes(&without_pairs(&redact_urls(message)));
     if clean.chars().count() <= LONGEST {
         return clean;

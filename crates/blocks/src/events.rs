@@ -1,0 +1,203 @@
+//! Changes as CloudEvents, for those who want to hear of them: the stream, the webhook, the app.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::StreamExt as _;
+use futures_util::stream::{once, unfold};
+use outrigger_core::BodyError;
+use outrigger_core::error::{ApiError, GrpcCode};
+use outrigger_core::json::{Numbers, Style, Value, encode};
+use outrigger_lifecycle::phase::Phase;
+use outrigger_telemetry::Metrics;
+use outrigger_telemetry::history::entry::{self, time_text};
+use outrigger_telemetry::journal::{Change, Kind};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::Blocks;
+
+/// Something is written to a stream at least this often, so that both sides know that the other is there.
+const STILL_HERE: Duration = Duration::from_secs(15);
+
+/// `dev.outrigger.component.state_changed`.
+pub fn type_of(change: &Change) -> String {
+    let what = match change.kind {
+        Kind::Phase => "phase_changed".to_owned(),
+        Kind::Gate => "gate_changed".to_owned(),
+        Kind::Drain => format!("drain.{}", change.to),
+        Kind::Process | Kind::Component | Kind::Subscription | Kind::Breaker => {
+            format!("{}.state_changed", change.kind.name())
+        }
+    };
+    format!("dev.outrigger.{what}")
+}
+
+/// A CloudEvent 1.0 in JSON.
+pub fn event(change: &Change, app_id: &str, namespace: &str) -> Vec<u8> {
+    let subject = (!change.subject.is_empty()).then(|| Value::string(change.subject.as_str()));
+    let members = [
+        ("specversion", Some(Value::string("1.0"))),
+        ("id", Some(Value::String(Uuid::new_v4().to_string()))),
+        (
+            "source",
+            Some(Value::String(format!("/outrigger/{namespace}/{app_id}"))),
+        ),
+        ("type", Some(Value::String(type_of(change)))),
+        ("time", Some(Value::String(time_text(change.at)))),
+        ("subject", subject),
+        ("datacontenttype", Some(Value::string("application/json"))),
+        ("data", Some(entry::value(change))),
+    ];
+    let present = members
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    encode(
+        &Value::Object(present.collect()),
+        Style::Ours,
+        Numbers::Exact,
+    )
+}
+
+impl Blocks {
+    /// Every change from now on, as server-sent events whose data are CloudEvents. Ends with the sidecar.
+    pub fn listen(&self) -> impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
+        let listener = Listener {
+            changes: self.metrics.journal.listen(),
+            phase: self.health.phase.clone(),
+            metrics: self.metrics.clone(),
+            app_id: self.app_id.to_string(),
+            namespace: self.namespace.to_string(),
+        };
+        // A first line, so that whoever listens knows that nothing is missed from here on.
+        let hello = Bytes::from_static(b": listening\n\n");
+        let rest = unfold(listener, |mut listener| async move {
+            let piece = listener.next().await?;
+            Some((Ok(Bytes::from(piece)), listener))
+        });
+        once(async { Ok(hello) }).chain(rest)
+    }
+
+    /// Every change that is kept.
+    ///
+    /// # Errors
+    /// When none are, or the files cannot be read.
+    pub async fn read_history(&self) -> Result<Vec<Change>, ApiError> {
+        let failed =
+            |http, code, tag, message| Err(ApiError::legacy(http, code, tag, "common", message));
+        let Some(reader) = self.history.clone() else {
+            let message = "no history is kept: start the sidecar with --state-dir".to_owned();
+            return failed(404, GrpcCode::NotFound, "ERR_HISTORY_OFF", message);
+        };
+        let name = reader.path().display().to_string();
+        // Files are read elsewhere than on the threads that serve calls.
+        let read = tokio::task::spawn_blocking(move || reader.changes()).await;
+        match read {
+            Ok(Ok(changes)) => Ok(changes),
+            Ok(Err(why)) => failed(
+                500,
+                GrpcCode::Internal,
+                "ERR_HISTORY",
+                format!("cannot read {name}: {why}"),
+            ),
+            Err(why) => failed(
+                500,
+                GrpcCode::Internal,
+                "ERR_HISTORY",
+                format!("cannot read {name}: {why}"),
+            ),
+        }
+    }
+}
+
+struct Listener {
+    changes: Receiver<Arc<Change>>,
+    phase: watch::Receiver<Phase>,
+    metrics: Arc<Metrics>,
+    app_id: String,
+    namespace: String,
+}
+
+impl Listener {
+    /// The next piece; none when the sidecar ends.
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        let is_over = |phase: &Phase| *phase == Phase::Stopping;
+        tokio::select! {
+            biased;
+            change = self.changes.recv() => match change {
+                Ok(change) => {
+                    let mut text = format!("event: {}\ndata: ", type_of(&change)).into_bytes();
+                    text.extend(event(&change, &self.app_id, &self.namespace));
+                    text.extend_from_slice(b"\n\n");
+                    Some(text)
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    self.metrics.events_dropped.add([], missed);
+                    Some(format!(": {missed} events were missed\n\n").into_bytes())
+                }
+                Err(RecvError::Closed) => None,
+            },
+            _ = self.phase.wait_for(is_over) => None,
+            () = tokio::time::sleep(STILL_HERE) => Some(b": still here\n\n".to_vec()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use outrigger_core::json::parse_all;
+
+    use super::*;
+
+    fn change(kind: Kind, subject: &str, to: &str) -> Change {
+        Change {
+            at: SystemTime::now(),
+            kind,
+            subject: subject.to_owned(),
+            from: String::new(),
+            to: to.to_owned(),
+            after: None,
+            cause: None,
+            class: None,
+            refused: None,
+        }
+    }
+
+    #[test]
+    fn each_kind_has_its_type_and_every_attribute_that_is_demanded() {
+        for (kind, to, expected) in [
+            (
+                Kind::Component,
+                "ready",
+                "dev.outrigger.component.state_changed",
+            ),
+            (Kind::Phase, "ready", "dev.outrigger.phase_changed"),
+            (Kind::Gate, "open", "dev.outrigger.gate_changed"),
+            (Kind::Drain, "started", "dev.outrigger.drain.started"),
+            (Kind::Drain, "finished", "dev.outrigger.drain.finished"),
+        ] {
+            let bytes = event(&change(kind, "orders", to), "app", "default");
+            let value = parse_all(&bytes).unwrap();
+            let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap().to_owned();
+            assert_eq!(text("type"), expected);
+            assert_eq!(
+                (text("specversion"), text("source")),
+                ("1.0".into(), "/outrigger/default/app".into())
+            );
+            assert!(!text("id").is_empty() && text("time").ends_with('Z'));
+            assert_eq!(
+                value
+                    .get("data")
+                    .and_then(|data| data.get("to"))
+                    .and_then(Value::as_str),
+                Some(to)
+            );
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What happens to the sidecar: every change of phase, gate, component, subscription, breaker and drain.
+//!
+//! Whoever changes tells it here, once; the history, the stream of events, the webhook and the app hear of it. Telling
+//! never waits: who listens too slowly misses the oldest, and that is counted.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use outrigger_core::shown::shown;
+use tokio::sync::broadcast;
+
+/// Changes that a listener may be behind.
+pub const QUEUE: usize = 1_000;
+/// Things whose state is remembered. Breakers come and go; beyond this the oldest state of one is not known.
+const MOST: usize = 20_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    Process,
+    Phase,
+    Gate,
+    Component,
+    Subscription,
+    Breaker,
+    Drain,
+}
+
+impl Kind {
+    pub const ALL: [Self; 7] = [
+        Self::Process,
+        Self::Phase,
+        Self::Gate,
+        Self::Component,
+        Self::Subscription,
+        Self::Breaker,
+        Self::Drain,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Phase => "phase",
+            Self::Gate => "gate",
+            Self::Component => "component",
+            Self::Subscription => "subscription",
+            Self::Breaker => "breaker",
+            Self::Drain => "drain",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// One change.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Change {
+    pub at: SystemTime,
+    pub kind: Kind,
+    /// The component's name, `component/topic`, `target breaker`; empty for what there is once.
+    pub subject: String,
+    /// Empty when nothing is known of before.
+    pub from: String,
+    pub to: String,
+    /// How long it had been as it was.
+    pub after: Option<Duration>,
+    /// Without credentials.
+    pub cause: Option<String>,
+    pub class: Option<String>,
+    /// Calls that were refused while it was as it was.
+    pub refused: Option<u64>,
+}
+
+/// What is told of a change.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told<'a> {
+    pub cause: Option<&'a str>,
+    pub class: Option<&'a str>,
+    pub refused: Option<u64>,
+}
+
+/// Takes changes in and hands them on.
+#[derive(Debug)]
+pub struct Journal {
+    states: Mutex<HashMap<(Kind, String), (String, Instant)>>,
+    sender: broadcast::Sender<Arc<Change>>,
+}
+
+impl Journal {
+    pub fn new() -> Self {
+        let (sender, _) = broadcast::channel(QUEUE);
+        Self {
+            states: Mutex::default(),
+            sender,
+        }
+    }
+
+    /// Something is `to` now. What was so before is no change.
+    pub fn change(&self, kind: Kind, subject: &str, to: &str, told: Told<'_>) {
+        let (from, after) = {
+            let mut states = self.lock();
+            let key = (kind, subject.to_owned());
+            let now = Instant::now();
+            match states.get_mut(&key) {
+                Some((state, _)) if state == to => return,
+                Some((state, since)) => {
+                    let from = std::mem::replace(state, to.to_owned());
+                    let after = now.duration_since(std::mem::replace(since, now));
+                    (from, Some(after))
+                }
+                None => {
+                    if states.len() < MOST {
+                        states.insert(key, (to.to_owned(), now));
+                    }
+                    (String::new(), None)
+                }
+            }
+        };
+        self.tell(Change {
+            at: SystemTime::now(),
+            kind,
+            subject: subject.to_owned(),
+            from,
+            to: to.to_owned(),
+            after,
+            cause: told.cause.map(shown),
+            class: told.class.map(str::to_owned),
+            refused: told.refused,
+        });
+    }
+
+    /// What has no state: it happened.
+    pub fn happened(&self, kind: Kind, subject: &str, what: &str, told: Told<'_>) {
+        self.tell(Change {
+            at: SystemTime::now(),
+            kind,
+            subject: subject.to_owned(),
+            from: String::new(),
+            to: what.to_owned(),
+            after: None,
+            cause: told.cause.map(shown),
+            class: told.class.map(str::to_owned),
+            refused: told.refused,
+        });
+    }
+
+    /// It is there no more.
+    pub fn forget(&self, kind: Kind, subject: &str) {
+        self.lock().remove(&(kind, subject.to_owned()));
+    }
+
+    /// For how long it has been as it is.
+    pub fn lasted(&self, kind: Kind, subject: &str) -> Option<Duration> {
+        let states = self.lock();
+        let (_, since) = states.get(&(kind, subject.to_owned()))?;
+        Some(since.elapsed())
+    }
+
+    /// All that is told from now on.
+    pub fn listen(&self) -> broadcast::Receiver<Arc<Change>> {
+        self.sender.subscribe()
+    }
+
+    fn tell(&self, change: Change) {
+        // Without a listener there is nobody to tell.
+        self.sender.send(Arc::new(change)).ok();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Kind, String), (String, Instant)>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_knows_what_was_before_and_what_is_no_change_is_not_told() {
+        let journal = Journal::new();
+        let mut heard = journal.listen();
+        journal.change(Kind::Gate, "", "wait_port", Told::default());
+        journal.change(Kind::Gate, "", "wait_port", Told::default());
+        journal.change(Kind::Gate, "", "open", Told::default());
+        let first = heard.try_recv().unwrap();
+        assert_eq!((first.from.as_str(), first.to.as_str()), ("", "wait_port"));
+        let second = heard.try_recv().unwrap();
+        assert_eq!(
+            (second.from.as_str(), second.to.as_str()),
+            ("wait_port", "open")
+        );
+        assert!(second.after.is_some() && heard.try_recv().is_err());
+        assert!(journal.lasted(Kind::Gate, "").is_some());
+        journal.forget(Kind::Gate, "");
+        assert!(journal.lasted(Kind::Gate, "").is_none());
+    }
+
+    #[test]
+    fn causes_are_told_without_credentials() {
+        let journal = Journal::new();
+        let mut heard = journal.listen();
+        let told = Told {
+            cause: Some("dial amqp://user:hunter2@host failed: password=hunter2"),
+            ..Told::default()
+        };
+        journal.change(Kind::Component, "orders", "unavailable", told);
+        let cause = heard.try_recv().unwrap().cause.clone().unwrap();
+        assert!(!cause.contains("hunter2"), "{cause}");
+    }
+}
