@@ -1,0 +1,266 @@
+//! What happened, told later and at once: the history, the stream of events, the webhook, the app.
+//!
+//! Owns: history and §7.7 of `lifecycle.md`.
+//! Start at any test; each is a story of its own.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a step that fails must fail its test, and tell where"
+)]
+
+use outrigger_e2e::process::Signal;
+use outrigger_e2e::{App, Component, Plan, Reply, Sidecar, figure, s};
+use outrigger_testkit::servers::{Redis, RedisServer, Server as _};
+use outrigger_testkit::{PrivateDir, wait};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+fn plan(folder: &PrivateDir, redis: &RedisServer) -> Plan {
+    Plan::new("orders")
+        .flag(&format!("--state-dir={}", folder.path().display()))
+        .with(&Component::redis_state("store", &redis.address()))
+}
+
+async fn history(sidecar: &Sidecar, query: &str) -> Value {
+    let answer = sidecar.get(&format!("/outrigger/v1/history{query}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+fn of_kind<'a>(list: &'a Value, kind: &str) -> Vec<&'a Value> {
+    let all = list.as_array().unwrap();
+    all.iter().filter(|entry| entry["kind"] == kind).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_told_with_its_length_its_cause_and_its_victims_even_after_a_kill() {
+    let (folder, redis) = (
+        PrivateDir::new("history"),
+        RedisServer::launch(Redis::default()).await,
+    );
+    let mut sidecar = plan(&folder, &redis).serving().await;
+    sidecar.until("store", "ready", s(10)).await;
+    redis.kill().await;
+    sidecar.until("store", "unavailable", s(20)).await;
+    for _ in 0..3 {
+        let refused = sidecar.get("/v1.0/state/store/key").await;
+        refused.assert(503, "ERR_COMPONENT_NOT_READY");
+    }
+    redis.start().await;
+    sidecar.until("store", "ready", s(20)).await;
+
+    let told = wait::until("the outage", s(5), async || {
+        let told = history(&sidecar, "").await;
+        let over = of_kind(&told["outages"], "component")
+            .iter()
+            .any(|outage| outage["durationMs"].is_u64());
+        if over { Ok(told) } else { Err(told) }
+    })
+    .await;
+    let outages = of_kind(&told["outages"], "component");
+    assert_eq!(outages.len(), 1, "{told}");
+    let outage = outages[0];
+    assert_eq!(
+        (&outage["subject"], &outage["refused"]),
+        (&json!("store"), &json!(3)),
+        "{outage}"
+    );
+    assert!(outage["cause"].as_str().unwrap().len() > 5, "{outage}");
+    assert!(outage["durationMs"].as_u64().unwrap() > 1_000, "{outage}");
+    let recovery = &told["recovery"][0];
+    assert_eq!(
+        (&recovery["component"], &recovery["count"]),
+        (&json!("store"), &json!(1))
+    );
+    assert_eq!(recovery["p95Ms"], outage["durationMs"]);
+    assert!(!of_kind(&told["changes"], "phase").is_empty(), "{told}");
+    figure(
+        "history",
+        format!("outage of {} ms, 3 calls refused", outage["durationMs"]),
+    );
+
+    // Dead without a word; the next one tells of it.
+    sidecar.process.signal(Signal::KILL);
+    sidecar.process.ended(s(5)).await;
+    let mut sidecar = plan(&folder, &redis).serving().await;
+    let told = history(&sidecar, "?since=1h&limit=1000").await;
+    let process = of_kind(&told["outages"], "process");
+    assert_eq!(process.len(), 1, "{told}");
+    assert!(
+        process[0]["durationMs"].is_u64()
+            && process[0]["cause"]
+                .as_str()
+                .unwrap()
+                .contains("without a word"),
+        "{told}"
+    );
+    assert_eq!(
+        of_kind(&told["outages"], "component").len(),
+        1,
+        "what was before is still known"
+    );
+
+    let (ended, _) = sidecar.stop(s(10)).await;
+    assert_eq!(ended.code, 0);
+    let sidecar = plan(&folder, &redis).serving().await;
+    let told = history(&sidecar, "").await;
+    let process = of_kind(&told["outages"], "process");
+    assert_eq!(process.len(), 2, "{told}");
+    assert!(
+        process[1]["cause"].as_str().unwrap().contains("signal"),
+        "{told}"
+    );
+    let drains = of_kind(&told["changes"], "drain");
+    let steps: Vec<&str> = drains
+        .iter()
+        .map(|change| change["to"].as_str().unwrap())
+        .collect();
+    assert_eq!(steps, ["started", "finished"], "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_folder_there_is_no_history_and_a_folder_that_cannot_be_used_stops_nothing() {
+    let sidecar = Plan::new("orders").serving().await;
+    let off = sidecar.get("/outrigger/v1/history").await;
+    off.assert(404, "ERR_HISTORY_OFF");
+    for bad in ["since=yesterday", "since=-1h", "limit=many", "limit=-1"] {
+        let path = format!("/outrigger/v1/history?{bad}");
+        sidecar
+            .get(&path)
+            .await
+            .assert(400, "ERR_HISTORY_PARAMETER");
+    }
+    let sidecar = Plan::new("orders")
+        .flag("--state-dir=/proc/nowhere")
+        .serving()
+        .await;
+    sidecar.process.says("/proc/nowhere", s(5)).await;
+    sidecar
+        .get("/outrigger/v1/history")
+        .await
+        .assert(404, "ERR_HISTORY_OFF");
+    sidecar.get("/v1.0/healthz").await.assert(204, "");
+}
+
+/// The stream of events as text, until it holds this.
+async fn until_told(stream: &mut TcpStream, seen: &mut String, text: &str) {
+    let mut buffer = [0; 4096];
+    while !seen.contains(text) {
+        let read = wait::within(text, s(20), stream.read(&mut buffer))
+            .await
+            .unwrap();
+        assert!(read > 0, "the stream ended before {text:?}: {seen}");
+        seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_streamed_and_sent_to_the_webhook_and_the_app_as_cloud_events() {
+    let redis = RedisServer::launch(Redis::default()).await;
+    let hook = App::start(|_| Reply::status(204)).await;
+    let app = App::start(|_| Reply::status(404)).await;
+    let mut sidecar = Plan::new("orders")
+        .app(app.port())
+        .flag("--app-lifecycle-path=/sidecar")
+        .flag(&format!(
+            "--lifecycle-webhook-url=http://127.0.0.1:{}/hook",
+            hook.port()
+        ))
+        .with(&Component::redis_state("store", &redis.address()))
+        .serving()
+        .await;
+    sidecar.until_status("/v1.0/healthz", 204, s(10)).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", sidecar.ports.http))
+        .await
+        .unwrap();
+    stream
+        .write_all(b"GET /outrigger/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let mut seen = String::new();
+    until_told(&mut stream, &mut seen, ": listening").await;
+    redis.kill().await;
+    until_told(&mut stream, &mut seen, r#""to":"unavailable""#).await;
+    assert!(
+        seen.contains("event: dev.outrigger.component.state_changed"),
+        "{seen}"
+    );
+    redis.start().await;
+
+    let told = |app: &App, path: &str, kind: &str| {
+        let received = app.received();
+        let events = received.iter().filter(|asked| asked.path == path);
+        let events: Vec<Value> = events
+            .map(|asked| serde_json::from_slice(&asked.body).unwrap())
+            .collect();
+        events
+            .into_iter()
+            .filter(|event: &Value| event["type"] == kind)
+            .collect::<Vec<_>>()
+    };
+    let kind = "dev.outrigger.component.state_changed";
+    wait::until("the recovery at the webhook", s(30), async || {
+        let events = told(&hook, "/hook", kind);
+        let is_back = events
+            .last()
+            .is_some_and(|event| event["data"]["to"] == "ready");
+        if is_back && events.len() > 1 {
+            Ok(())
+        } else {
+            Err(format!("{events:?}"))
+        }
+    })
+    .await;
+    let events = told(&hook, "/hook", kind);
+    for event in &events {
+        assert_eq!(
+            (&event["specversion"], &event["source"], &event["subject"]),
+            (
+                &json!("1.0"),
+                &json!("/outrigger/default/orders"),
+                &json!("store")
+            ),
+            "{event}"
+        );
+    }
+    wait::until("the app's events", s(10), async || {
+        !told(&app, "/sidecar", kind).is_empty()
+    })
+    .await;
+    {
+        let received = hook.received();
+        assert_eq!(
+            received[0].values("content-type"),
+            ["application/cloudevents+json"]
+        );
+    }
+    let (ended, _) = sidecar.stop(s(10)).await;
+    assert_eq!(ended.code, 0, "{}", ended.output);
+    assert_eq!(told(&hook, "/hook", "dev.outrigger.drain.started").len(), 1);
+    assert_eq!(
+        told(&hook, "/hook", "dev.outrigger.drain.finished").len(),
+        1
+    );
+    until_told(&mut stream, &mut seen, "dev.outrigger.drain.finished").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_hangs_or_is_gone_delays_nothing() {
+    let hook = App::start(|_| Reply::status(204).after(s(60))).await;
+    for url in [
+        format!("http://127.0.0.1:{}/hook", hook.port()),
+        "http://127.0.0.1:9/hook".to_owned(),
+    ] {
+        let mut sidecar = Plan::new("orders")
+            .flag(&format!("--lifecycle-webhook-url={url}"))
+            .serving()
+            .await;
+        assert!(sidecar.since_start() < s(5), "{:?}", sidecar.since_start());
+        let (ended, took) = sidecar.stop(s(10)).await;
+        assert_eq!(ended.code, 0, "{}", ended.output);
+        assert!(took < s(5), "{took:?}");
+    }
+}
