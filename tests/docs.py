@@ -31,6 +31,7 @@ VARIABLES = """
 | `NAMESPACE`, `POD_NAME`, `DAPR_HOST_IP` | who and where we are |
 | `DAPR_HTTP_DISABLE_H2C` | HTTP/1.1 only on the HTTP API |
 | `DAPR_GRPC_MAX_CONN_IDLE`, `DAPR_GRPC_CONN_COLLECTOR_INTERVAL` | when idle connections to peers are closed (3m), and how often they are looked at (45s) |
+| `OUTRIGGER_PRESTOP_TOKEN` | what those must bring who drain over the public port, see `--prestop-on-public-port` |
 | `POD_TERMINATION_GRACE_PERIOD_SECONDS` | see `--drain-timeout` |
 """
 
