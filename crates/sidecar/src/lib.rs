@@ -21,6 +21,7 @@ mod servers;
 mod sidecar;
 mod signals;
 mod subscriptions;
+mod summary;
 mod telemetry;
 mod watch;
 

@@ -23,6 +23,7 @@ use crate::phases::Phases;
 use crate::reload::Resources;
 use crate::servers::Servers;
 use crate::signals::{Signals, Told};
+use crate::summary;
 
 const SCOPE: &str = "dapr.runtime";
 
@@ -266,6 +267,10 @@ impl Life {
                 }
                 Woken::Settled => {
                     is_settled = true;
+                    summary::tell(&self.blocks);
+                    let blocks = self.blocks.clone();
+                    self.scope
+                        .spawn("summary", move |stop| summary::watch(blocks, stop));
                     self.phases.on(Event::Settled, &self.blocks.metrics);
                     self.gate_changed();
                     let (http, grpc) = self.ports;
@@ -284,11 +289,18 @@ impl Life {
                     }
                 }
                 Woken::Over { late } => {
-                    let outcome = if late { Outcome::Late } else { Outcome::Clean };
+                    let end = end.unwrap_or_else(|| End::new(Cause::Signal));
                     let left = way.as_ref().map(|way| way.left(self.sight.clock));
-                    self.stop_companion(if late { Some(Duration::ZERO) } else { left })
-                        .await;
-                    return (end.unwrap_or_else(|| End::new(Cause::Signal)), outcome);
+                    let limit = if late {
+                        Duration::ZERO
+                    } else {
+                        left.unwrap_or(Duration::MAX)
+                    };
+                    let outcome = tokio::select! {
+                        () = insisted(&mut self.signals, &mut self.stop, end.began) => Outcome::Insisted,
+                        () = stop_companion(&mut self.companion, limit) => if late { Outcome::Late } else { Outcome::Clean },
+                    };
+                    return (end, outcome);
                 }
             };
             // The first reason counts.
@@ -400,12 +412,6 @@ impl Life {
         info!(target: SCOPE, phase = self.phases.now().name(), gate = self.gate.borrow().name(), inflight = in_hand, components, "state");
     }
 
-    async fn stop_companion(&mut self, limit: Option<Duration>) {
-        if let Some(companion) = &mut self.companion {
-            companion.stop(limit.unwrap_or(Duration::MAX)).await;
-        }
-    }
-
     /// Lets everything go; the exit code.
     async fn close(&mut self, end: &End, outcome: Outcome) -> u8 {
         let limit = match (outcome, end.cause) {
@@ -419,7 +425,7 @@ impl Life {
             (Outcome::Clean, _) => CLOSE_LIMIT,
         };
         if outcome == Outcome::Insisted {
-            self.stop_companion(Some(limit / 2)).await;
+            stop_companion(&mut self.companion, limit / 2).await;
         }
         let insists = {
             let began = end.began;
@@ -445,6 +451,12 @@ impl Life {
             }
             (Outcome::Clean, false) => end.code,
         }
+    }
+}
+
+async fn stop_companion(companion: &mut Option<Box<dyn Companion>>, limit: Duration) {
+    if let Some(companion) = companion {
+        companion.stop(limit).await;
     }
 }
 

@@ -264,3 +264,24 @@ async fn a_webhook_that_hangs_or_is_gone_delays_nothing() {
         assert!(took < s(5), "{took:?}");
     }
 }
+
+/// §7.7: one line says what is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_once_at_the_start_what_is_not_as_it_should_be() {
+    let nowhere = format!("127.0.0.1:{}", outrigger_testkit::ports::free());
+    let sidecar = Plan::new("orders")
+        .with(&Component::redis_state("store", &nowhere))
+        .with(&Component::new("odd", "state.redsi"))
+        .serving()
+        .await;
+    let line = sidecar
+        .process
+        .says("not everything is as it should be", s(5))
+        .await;
+    assert!(
+        line.contains("store unavailable") && line.contains("odd rejected"),
+        "{line}"
+    );
+    let sidecar = Plan::new("orders").serving().await;
+    sidecar.process.says("every component is ready", s(5)).await;
+}
