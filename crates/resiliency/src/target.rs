@@ -285,7 +285,7 @@ impl Target {
             &subject,
             to,
             Told {
-                cause: why.or(Some(step.cause.name())),
+                cause: why.or_else(|| Some(step.cause.name())),
                 ..Told::default()
             },
         );
