@@ -12,13 +12,13 @@ use outrigger_component_api::{Handler, Message, Outcome};
 use outrigger_core::cloud_event;
 use outrigger_core::json::{Value, parse_all};
 use outrigger_core::metadata::raw_payload;
-use outrigger_lifecycle::Scope;
+use outrigger_lifecycle::{Scope, Stop};
 use outrigger_policy::Failure;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 
 use super::deliver::{Desk, SCOPE, dead_letter, trace_of};
-use super::policy::{self, Delivered, Hold, Judge};
+use super::policy::{self, Delivered, Halt, Hold, Judge};
 use super::subscription::Plan;
 use crate::app::{
     AppChannel, BulkDelivery, BulkEntry, BulkEvent, BulkOptions, BulkVerdict, Verdict,
@@ -42,6 +42,11 @@ pub(super) struct BulkDesk {
     pub pubsub: Arc<str>,
     pub options: BulkOptions,
     pub hold: Arc<Hold>,
+    pub halt: Halt,
+    /// The subscription has been let go: what is still unfinished is the broker's again.
+    pub over: Stop,
+    /// Told of each message that goes back.
+    pub released: watch::Sender<u64>,
 }
 
 impl BulkHandler {
@@ -94,6 +99,8 @@ async fn gather(
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            // What is gathered goes back at once, by way of its delivery.
+            _ = desk.halt.halted() => {}
             _ = tokio::time::timeout(desk.options.max_await, full) => {}
         }
         let desk = desk.clone();
@@ -120,6 +127,8 @@ struct Item {
     goes_back: bool,
     /// A retry policy gave up on it.
     gave_up: bool,
+    /// Nothing was to be handed out any more, for this reason.
+    halted: Option<&'static str>,
 }
 
 /// Which entries of a batch are still to be delivered, and what was said of the others.
@@ -196,11 +205,24 @@ impl BulkDesk {
         self.desk
             .in_flight
             .fetch_add(count, std::sync::atomic::Ordering::Relaxed);
-        let outcomes = self.deliver(messages).await;
+        let outcomes = tokio::select! {
+            biased;
+            // The request to the app ends with this.
+            () = self.over.cancelled() => (0..count).map(|_| self.released("deadline")).collect(),
+            outcomes = self.deliver(messages) => outcomes,
+        };
         self.desk
             .in_flight
             .fetch_sub(count, std::sync::atomic::Ordering::Relaxed);
         outcomes
+    }
+
+    /// The message goes back, neither done nor failed.
+    fn released(&self, cause: &str) -> Outcome {
+        let metrics = &self.desk.metrics;
+        metrics.released_messages.add([&self.pubsub, cause], 1);
+        self.released.send_modify(|count| *count += 1);
+        Outcome::Released
     }
 
     async fn deliver(&self, messages: Vec<Message>) -> Vec<Outcome> {
@@ -218,6 +240,7 @@ impl BulkDesk {
                 event: None,
                 goes_back: false,
                 gave_up: false,
+                halted: None,
             };
             match self.prepare(&mut item, &raw).await {
                 Ok(Some(path)) => groups.entry(path).or_default().push(items.len()),
@@ -302,8 +325,9 @@ impl BulkDesk {
                 pending.settle(&asked, items, answer)
             }
         };
-        let delivered = policy::deliver(&self.desk, &self.pubsub, &self.hold, attempt).await;
-        let (mut goes_back, mut gave_up) = (false, false);
+        let delivered =
+            policy::deliver(&self.desk, &self.pubsub, &self.hold, &self.halt, attempt).await;
+        let (mut goes_back, mut gave_up, mut halted) = (false, false, None);
         // What was not touched has the end's own verdict.
         let rest = match delivered {
             Delivered::Answer(batch) => batch.whole,
@@ -311,7 +335,10 @@ impl BulkDesk {
                 gave_up = true;
                 batch.whole
             }
-            Delivered::Ending => Some(Verdict::Retry("the sidecar is stopping".to_owned())),
+            Delivered::Halted(why) => {
+                halted = Some(why);
+                Some(Verdict::Retry("nothing is handed out any more".to_owned()))
+            }
             Delivered::Rejected { why, dead_letter } => {
                 goes_back = !dead_letter;
                 Some(Verdict::Retry(why))
@@ -333,7 +360,7 @@ impl BulkDesk {
             };
             *counts.entry(word(&verdict)).or_insert(0) += 1;
             item.verdict = Some(verdict);
-            (item.goes_back, item.gave_up) = (goes_back, gave_up);
+            (item.goes_back, item.gave_up, item.halted) = (goes_back, gave_up, halted);
         }
         self.record(&counts, elapsed);
     }
@@ -364,6 +391,9 @@ impl BulkDesk {
     }
 
     async fn conclude(&self, item: Item) -> Outcome {
+        if let Some(why) = item.halted {
+            return self.released(why);
+        }
         let ending = *self.desk.ending.borrow();
         let has_copy = !self.plan.dead_letter_topic.is_empty() && !item.goes_back;
         match item.verdict.unwrap_or(Verdict::Success) {
@@ -371,24 +401,14 @@ impl BulkDesk {
             Verdict::Drop(_) if !has_copy => Outcome::Done,
             Verdict::Away(_) => {
                 (self.desk.away)();
-                self.desk
-                    .metrics
-                    .released_messages
-                    .add([&self.pubsub, "app_away"], 1);
-                Outcome::Released
+                self.released("app_away")
             }
             Verdict::Drop(reason) => match self.copy(&item.message).await {
                 Ok(()) => Outcome::Done,
-                Err(_) if ending => Outcome::Released,
+                Err(_) if ending => self.released("ending"),
                 Err(_) => Outcome::Retry(reason),
             },
-            Verdict::Retry(_) | Verdict::Refused(..) if ending => {
-                self.desk
-                    .metrics
-                    .released_messages
-                    .add([&self.pubsub, "ending"], 1);
-                Outcome::Released
-            }
+            Verdict::Retry(_) | Verdict::Refused(..) if ending => self.released("ending"),
             Verdict::Retry(reason) | Verdict::Refused(_, reason) if has_copy => {
                 match self.copy(&item.message).await {
                     Ok(()) => Outcome::Done,

@@ -14,13 +14,13 @@ use outrigger_core::cloud_event::{self, is_binary};
 use outrigger_core::json::{Numbers, Style, Value, encode, parse_all};
 use outrigger_core::metadata::raw_payload;
 use outrigger_core::{Metadata, json};
-use outrigger_lifecycle::Clock;
+use outrigger_lifecycle::{Clock, Stop};
 use outrigger_resiliency::Resiliency;
 use outrigger_telemetry::Metrics;
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
-use super::policy::{self, Delivered, Hold};
+use super::policy::{self, Delivered, Halt, Hold};
 use super::publish::Publisher;
 use super::subscription::Plan;
 use crate::app::{AppChannel, Delivery, Verdict};
@@ -77,6 +77,11 @@ pub(super) struct Deliverer {
     pub pubsub: Arc<str>,
     pub namespaced: bool,
     pub hold: Arc<Hold>,
+    pub halt: Halt,
+    /// The subscription has been let go: what is still unfinished is the broker's again.
+    pub over: Stop,
+    /// Told of each message that goes back.
+    pub released: watch::Sender<u64>,
 }
 
 /// What became of a message, in the words of the metrics.
@@ -107,8 +112,16 @@ const DROP_CHOSEN: Processed = Processed {
 impl Handler for Deliverer {
     async fn handle(&self, message: Message) -> Outcome {
         self.desk.in_flight.fetch_add(1, Ordering::Relaxed);
-        let outcome = self.process(message).await;
+        let outcome = tokio::select! {
+            biased;
+            // The request to the app ends with this.
+            () = self.over.cancelled() => self.released("deadline"),
+            outcome = self.process(message) => outcome,
+        };
         self.desk.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if outcome == Outcome::Released {
+            self.released.send_modify(|count| *count += 1);
+        }
         outcome
     }
 }
@@ -157,7 +170,8 @@ impl Deliverer {
         };
         let started = Instant::now();
         let attempt = || self.sink.deliver(&delivery);
-        let delivered = policy::deliver(&self.desk, &self.pubsub, &self.hold, attempt).await;
+        let delivered =
+            policy::deliver(&self.desk, &self.pubsub, &self.hold, &self.halt, attempt).await;
         match delivered {
             Delivered::Answer(verdict) => {
                 self.conclude(&message, &topic, verdict, started.elapsed(), Outcome::Retry)
@@ -173,7 +187,7 @@ impl Deliverer {
                 )
                 .await
             }
-            Delivered::Ending => self.released(),
+            Delivered::Halted(why) => self.released(why),
             Delivered::Rejected { why, dead_letter } => {
                 self.record(&topic, &RETRY, started.elapsed());
                 if dead_letter {
@@ -221,11 +235,7 @@ impl Deliverer {
                 if self.sink.speaks_for_the_app() {
                     (self.desk.away)();
                 }
-                self.desk
-                    .metrics
-                    .released_messages
-                    .add([&self.pubsub, "app_away"], 1);
-                Outcome::Released
+                self.released("app_away")
             }
             Verdict::Retry(reason) | Verdict::Refused(_, reason) => {
                 warn!(target: SCOPE, pubsub = &*self.pubsub, topic, reason, "delivery failed");
@@ -244,7 +254,7 @@ impl Deliverer {
         failed: fn(String) -> Outcome,
     ) -> Outcome {
         if self.is_ending() {
-            return self.released();
+            return self.released("ending");
         }
         if self.plan.dead_letter_topic.is_empty() {
             return failed(reason);
@@ -258,12 +268,12 @@ impl Deliverer {
         }
     }
 
-    /// The sidecar is on its way out, so that the message goes back.
-    fn released(&self) -> Outcome {
+    /// The message goes back, neither done nor failed.
+    fn released(&self, cause: &str) -> Outcome {
         self.desk
             .metrics
             .released_messages
-            .add([&self.pubsub, "ending"], 1);
+            .add([&self.pubsub, cause], 1);
         Outcome::Released
     }
 
