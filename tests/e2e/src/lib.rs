@@ -1,7 +1,7 @@
 //! What the end-to-end tests share: the real binary as a process, apps and clients that speak to it.
 //!
 //! Owns: the built binary ([`binary`]), processes and their output ([`process`]), one sidecar with its ports and its
-//! resources ([`sidecar`]), resources as text ([`component`], [`policies`]), scripted apps ([`app`], [`grpc_app`]) and peers
+//! resources ([`sidecar`]), resources as text ([`component`], [`policies`]), brokers ([`bus`]), scripted apps ([`app`], [`grpc_app`]) and peers
 //! ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), metrics ([`metrics`]), measured figures ([`figures`]).
 //! Never: links a part of the sidecar; what is tested is the program that users get.
 //! Start at [`Plan::start`]. A helper that fails panics: it has no caller but a test.
@@ -16,6 +16,7 @@
 
 pub mod app;
 pub mod binary;
+pub mod bus;
 pub mod component;
 pub mod figures;
 pub mod grpc;
@@ -28,6 +29,7 @@ pub mod process;
 pub mod sidecar;
 
 pub use app::{App, Received, Reply};
+pub use bus::Bus;
 pub use component::Component;
 pub use figures::figure;
 pub use grpc_app::{GrpcApp, GrpcReply};
