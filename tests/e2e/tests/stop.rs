@@ -113,6 +113,7 @@ async fn finished_and_no_more(bus: &Bus) {
     sidecar.process.signal(Signal::TERM);
     let told = Instant::now();
     let mut late = 0;
+    let mut pace = tokio::time::interval(ms(50));
     while begun.elapsed() < WORK - s(1) {
         if told.elapsed() > ms(200) {
             publish(&shop, &format!("late{late}")).await;
@@ -124,7 +125,7 @@ async fn finished_and_no_more(bus: &Bus) {
             assert!(health.text().contains("drain"), "{}", health.text());
         }
         sidecar.get("/v1.0/healthz/outbound").await.assert(204, "");
-        tokio::time::sleep(ms(50)).await;
+        pace.tick().await;
     }
     let ended = sidecar.process.ended(s(10)).await;
     let (took, over) = (told.elapsed(), begun.elapsed().saturating_sub(WORK));
@@ -328,11 +329,12 @@ async fn in_kubernetes_an_app_can_publish_until_it_is_gone_and_the_sidecar_follo
     let plan = Plan::new("orders").flag("--mode=kubernetes");
     let mut sidecar = subscribed(plan, &app, &bus.component()).await;
     publish(&sidecar, "slow").await;
-    let begun = wait::until("the delivery", s(5), async || app.delivered("slow")).await;
+    wait::until("the delivery", s(5), async || app.delivered("slow")).await;
     sidecar.process.signal(Signal::TERM);
     let told = Instant::now();
     // While it handles, and then as long as its own end takes.
     let mut published = 0;
+    let mut pace = tokio::time::interval(ms(20));
     while told.elapsed() < ENDS_AFTER {
         let path = "/v1.0/publish/bus/other";
         let answer = http::call(sidecar.ports.http, &Request::post(path, "\"x\"")).await;
@@ -345,12 +347,7 @@ async fn in_kubernetes_an_app_can_publish_until_it_is_gone_and_the_sidecar_follo
             answer.text()
         );
         published += 1;
-        let pause = if begun.elapsed() < HANDLES_FOR {
-            20
-        } else {
-            300
-        };
-        tokio::time::sleep(ms(pause)).await;
+        pace.tick().await;
     }
     let received = app.kill().await;
     let gone = Instant::now();
