@@ -92,15 +92,15 @@ struct Processed {
 
 const SUCCESS: Processed = Processed {
     status: "success",
-    detail: "",
+    detail: "success",
 };
 const RETRY: Processed = Processed {
     status: "retry",
-    detail: "",
+    detail: "retry",
 };
 const DROP: Processed = Processed {
     status: "drop",
-    detail: "",
+    detail: "drop",
 };
 /// The app, or its rules, chose to drop it.
 const DROP_CHOSEN: Processed = Processed {
@@ -357,9 +357,11 @@ impl Deliverer {
                 processed.detail,
             ];
             metrics.pubsub_ingress_count.add(labels, 1);
-            metrics
-                .pubsub_ingress_latencies
-                .observe(labels, whole_millis(elapsed));
+            if elapsed > Duration::ZERO {
+                metrics
+                    .pubsub_ingress_latencies
+                    .observe(labels, whole_millis(elapsed));
+            }
         }
     }
 }
