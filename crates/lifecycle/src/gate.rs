@@ -195,18 +195,22 @@ impl Machine {
 
     fn on_due(&mut self, now: Moment) -> Vec<Action> {
         let mut actions = Vec::new();
+        if self.state == State::Discover && self.asking && self.is_out_of_patience(now) {
+            // The app takes its time for an answer, which will be heeded when it comes.
+            self.enter(State::Open, now);
+        }
         if self.due.is_some_and(|due| due <= now) && !self.asking {
             self.due = None;
             match self.state {
                 State::WaitPort => self.ask(Action::TryPort, &mut actions),
                 State::WaitReady => self.ask(Action::AskReady, &mut actions),
+                State::Discover if self.is_out_of_patience(now) => {
+                    self.enter(State::Open, now);
+                    self.discovery_due = Some(now);
+                }
                 State::Discover => {
-                    if now.since(self.since) >= DISCOVERY_PATIENCE {
-                        self.enter(State::Open, now);
-                        self.discovery_due = Some(now);
-                    } else {
-                        self.ask(Action::Discover, &mut actions);
-                    }
+                    self.ask(Action::Discover, &mut actions);
+                    self.due = Some(self.since + DISCOVERY_PATIENCE);
                 }
                 State::Absent | State::WaitHealth | State::Open | State::Closed => {}
             }
@@ -221,6 +225,10 @@ impl Machine {
             self.ask(Action::Discover, &mut actions);
         }
         actions
+    }
+
+    fn is_out_of_patience(&self, now: Moment) -> bool {
+        now.since(self.since) >= DISCOVERY_PATIENCE
     }
 
     fn ask(&mut self, action: Action, actions: &mut Vec<Action>) {
@@ -260,6 +268,7 @@ impl Machine {
 
     fn discover(&mut self, now: Moment) -> Vec<Action> {
         self.enter(State::Discover, now);
+        self.due = Some(now + DISCOVERY_PATIENCE);
         self.discovery_failures = 0;
         self.asking = true;
         vec![Action::Discover]
@@ -433,6 +442,19 @@ mod tests {
         machine.on(Event::Discovered(false), now, 1.0);
         assert!(machine.wake_at().is_some());
         assert!(machine.is_open());
+    }
+
+    #[test]
+    fn an_app_that_never_answers_what_it_is_asked_gets_its_work_after_ten_seconds() {
+        let mut machine = with(None);
+        machine.on(Event::Due, at(0), 1.0);
+        machine.on(Event::Port(true), at(0), 1.0);
+        assert_eq!(machine.wake_at(), Some(at(10_000)));
+        assert_eq!(machine.on(Event::Due, at(10_000), 1.0), []);
+        assert!(machine.is_open());
+        assert_eq!(machine.wake_at(), None, "its answer is still waited for");
+        machine.on(Event::Discovered(false), at(11_000), 1.0);
+        assert!(machine.wake_at().is_some(), "and asked for again");
     }
 
     #[test]

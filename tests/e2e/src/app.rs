@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_testkit::ports;
 use serde_json::{Value, json};
-use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -136,12 +136,20 @@ impl Reply {
 
 type Script = Arc<dyn Fn(&Received) -> Reply + Send + Sync>;
 
+/// A request whose caller went away before it was answered.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    pub path: String,
+    pub at: Instant,
+}
+
 /// Listens on a port of this machine until it is dropped.
 #[derive(Debug)]
 pub struct App {
     port: u16,
     received: Arc<Mutex<Vec<Received>>>,
-    _tasks: JoinSet<()>,
+    cuts: Arc<Mutex<Vec<Cut>>>,
+    tasks: JoinSet<()>,
 }
 
 impl App {
@@ -180,15 +188,26 @@ impl App {
     ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await;
         let listener = listener.unwrap_or_else(|error| panic!("port {port}: {error}"));
-        let (received, script): (Arc<Mutex<Vec<Received>>>, Script) =
-            (Arc::default(), Arc::new(script));
+        let shared = Shared {
+            received: Arc::default(),
+            cuts: Arc::default(),
+            script: Arc::new(script),
+        };
+        let (received, cuts) = (Arc::clone(&shared.received), Arc::clone(&shared.cuts));
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, Arc::clone(&received), script));
+        tasks.spawn(accept(listener, shared));
         Self {
             port,
             received,
-            _tasks: tasks,
+            cuts,
+            tasks,
         }
+    }
+
+    /// Ends as a killed process does, without a word to anybody; everything it was asked.
+    pub async fn kill(mut self) -> Vec<Received> {
+        self.tasks.shutdown().await;
+        self.received().clone()
     }
 
     /// An app that takes what is published to these topics, each a pair of component and topic.
@@ -209,6 +228,12 @@ impl App {
     /// Everything it was asked, for as long as nothing else is asked.
     pub fn received(&self) -> MutexGuard<'_, Vec<Received>> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The requests whose callers did not wait for the answer.
+    pub fn cuts(&self) -> Vec<Cut> {
+        let cuts = self.cuts.lock();
+        cuts.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How often a path was asked for.
@@ -249,20 +274,23 @@ pub fn subscriptions(topics: &[(&str, &str)]) -> Value {
     Value::Array(topics.iter().map(entry).collect())
 }
 
-async fn accept(listener: TcpListener, received: Arc<Mutex<Vec<Received>>>, script: Script) {
+#[derive(Clone)]
+struct Shared {
+    received: Arc<Mutex<Vec<Received>>>,
+    cuts: Arc<Mutex<Vec<Cut>>>,
+    script: Script,
+}
+
+async fn accept(listener: TcpListener, shared: Shared) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        let (received, script) = (Arc::clone(&received), Arc::clone(&script));
-        connections.spawn(async move { serve(stream, &received, &script).await.ok() });
+        let shared = shared.clone();
+        connections.spawn(async move { serve(stream, &shared).await.ok() });
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    received: &Mutex<Vec<Received>>,
-    script: &Script,
-) -> io::Result<()> {
+async fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     loop {
@@ -276,18 +304,22 @@ async fn serve(
         let (body, length) = read_body(&mut stream, framing).await?;
         let asked = Received {
             method,
-            path,
+            path: path.clone(),
             headers,
             body,
             length,
             at: Instant::now(),
         };
-        let reply = script(&asked);
-        received
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(asked);
-        tokio::time::sleep(reply.delay).await;
+        let reply = (shared.script)(&asked);
+        let all = shared.received.lock();
+        all.unwrap_or_else(PoisonError::into_inner).push(asked);
+        if !stays(&mut stream, reply.delay).await {
+            let at = Instant::now();
+            let cuts = shared.cuts.lock();
+            cuts.unwrap_or_else(PoisonError::into_inner)
+                .push(Cut { path, at });
+            return Ok(());
+        }
         if reply.course == Course::Closes {
             return Ok(());
         }
@@ -296,6 +328,22 @@ async fn serve(
             // Until the other side gives up.
             return read_head(&mut stream).await.map(|_| ());
         }
+    }
+}
+
+/// Lets time pass; false as soon as the caller has gone.
+async fn stays(stream: &mut BufReader<TcpStream>, time: Duration) -> bool {
+    tokio::select! {
+        biased;
+        () = tokio::time::sleep(time) => true,
+        more = stream.fill_buf() => match more {
+            Ok([]) | Err(_) => false,
+            // The next request; nobody but a hurried caller sends it now.
+            Ok(_) => {
+                tokio::time::sleep(time).await;
+                true
+            }
+        },
     }
 }
 

@@ -169,6 +169,12 @@ impl GrpcApp {
         of_method.cloned().collect()
     }
 
+    /// Every method that was called, in order.
+    pub fn methods(&self) -> Vec<String> {
+        let called = lock(&self.called);
+        called.iter().map(|called| called.method.clone()).collect()
+    }
+
     pub fn count(&self, method: &str) -> usize {
         self.calls(method).len()
     }

@@ -183,6 +183,11 @@ impl Process {
         self.status_number("VmHWM:")
     }
 
+    /// How many files and sockets it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id)).map_or(0, Iterator::count)
+    }
+
     fn status_number(&self, field: &str) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.id)).unwrap_or_default();

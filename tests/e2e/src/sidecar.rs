@@ -251,6 +251,13 @@ impl Sidecar {
         self.get("/v1.0/metadata").await.json()
     }
 
+    /// The state of the gate in front of the app.
+    pub async fn gate(&self) -> String {
+        let metadata = self.metadata().await;
+        let gate = metadata["extended"]["outrigger.dev/gate"].as_str();
+        gate.unwrap_or_default().to_owned()
+    }
+
     /// What it tells of all its components.
     ///
     /// # Panics

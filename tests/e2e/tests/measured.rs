@@ -11,19 +11,19 @@
 )]
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use outrigger_e2e::component::subscription;
 use outrigger_e2e::figures::{figure, quantile};
 use outrigger_e2e::http::Pool;
-use outrigger_e2e::{App, Component, Plan, Request, Sidecar, binary, grpc, ms, s};
+use outrigger_e2e::load::everything_arrives;
+use outrigger_e2e::{App, Component, Load, Plan, Request, Sidecar, binary, grpc, ms, s};
 use outrigger_proto::dapr::proto::runtime::v1::PublishEventRequest;
 use outrigger_testkit::proxy::Proxy;
 use outrigger_testkit::servers::{Rabbit, RabbitServer, RedisServer, Server as _};
 use outrigger_testkit::{ports, wait};
-use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::MutexGuard;
 use tokio::task::JoinSet;
@@ -411,15 +411,6 @@ async fn an_idle_sidecar_ends_cleanly_within_two_and_a_half_seconds() {
     assert!(took <= ms(2500), "{took:?}");
 }
 
-/// What became of what was published.
-#[derive(Debug, Default)]
-struct Published {
-    accepted: HashSet<String>,
-    refused: usize,
-    /// Answers that are neither 2xx nor 503.
-    odd: Vec<String>,
-}
-
 /// A15.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_dies_under_load_loses_nothing_that_was_accepted() {
@@ -434,16 +425,7 @@ async fn a_broker_that_dies_under_load_loses_nothing_that_was_accepted() {
         .await;
     sidecar.until_topic("bus", "new", "active", s(15)).await;
 
-    let (published, over) = (
-        Arc::new(Mutex::new(Published::default())),
-        Arc::new(AtomicBool::new(false)),
-    );
-    let mut load = JoinSet::new();
-    load.spawn(publish_500_a_second(
-        sidecar.ports.http,
-        Arc::clone(&published),
-        Arc::clone(&over),
-    ));
+    let load = Load::start("id", sidecar.ports.http);
     wait::until("traffic", s(20), async || app.count("/on/new") > 1500).await;
     rabbit.kill().await;
     let died = Instant::now();
@@ -469,10 +451,7 @@ async fn a_broker_that_dies_under_load_loses_nothing_that_was_accepted() {
         app.count("/on/new") > seen + 1500
     })
     .await;
-    over.store(true, Ordering::SeqCst);
-    wait::within("the last publishes", s(40), load.join_next()).await;
-
-    let published = std::mem::take(&mut *published.lock().unwrap());
+    let published = load.stop().await;
     let deliveries = everything_arrives(&app, &published.accepted).await;
     figure(
         "A15",
@@ -492,57 +471,4 @@ async fn a_broker_that_dies_under_load_loses_nothing_that_was_accepted() {
     );
     assert!(published.refused > 0);
     sidecar.process.assert_alive();
-}
-
-/// Waits until everything accepted was delivered; how many deliveries there were.
-async fn everything_arrives(app: &App, accepted: &HashSet<String>) -> usize {
-    wait::until("everything that was accepted", s(30), async || {
-        let received = app.received();
-        let events = received.iter().filter(|asked| asked.path == "/on/new");
-        let seen: Vec<String> = events
-            .filter_map(|asked| asked.data().as_str().map(str::to_owned))
-            .collect();
-        let distinct: HashSet<&String> = seen.iter().collect();
-        let missing = accepted.iter().filter(|id| !distinct.contains(id)).count();
-        if missing == 0 {
-            Ok(seen.len())
-        } else {
-            Err(format!("{missing} missing"))
-        }
-    })
-    .await
-}
-
-async fn publish_500_a_second(port: u16, published: Arc<Mutex<Published>>, over: Arc<AtomicBool>) {
-    let (pool, mut under_way) = (Arc::new(Pool::to(port)), JoinSet::new());
-    let mut pace = tokio::time::interval(ms(2));
-    for number in 0.. {
-        pace.tick().await;
-        if over.load(Ordering::SeqCst) {
-            break;
-        }
-        while under_way.try_join_next().is_some() {}
-        let (pool, published) = (Arc::clone(&pool), Arc::clone(&published));
-        under_way.spawn(async move {
-            let id = format!("id-{number}");
-            let answer = pool
-                .send(&Request::post(
-                    "/v1.0/publish/bus/new",
-                    json!(id).to_string(),
-                ))
-                .await;
-            let mut published = published.lock().unwrap();
-            match answer {
-                Ok(answer) if (200..300).contains(&answer.status) => {
-                    published.accepted.insert(id);
-                }
-                Ok(answer) if answer.status == 503 => published.refused += 1,
-                Ok(answer) => published
-                    .odd
-                    .push(format!("{} {}", answer.status, answer.text())),
-                Err(error) => published.odd.push(error.to_string()),
-            }
-        });
-    }
-    under_way.join_all().await;
 }

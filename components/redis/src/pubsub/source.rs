@@ -1,6 +1,7 @@
 //! The handle to a subscription: pause, release, close.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use outrigger_component_api::{ComponentError, Source, async_trait};
@@ -92,7 +93,9 @@ impl Source for Running {
     }
 
     fn in_flight(&self) -> usize {
-        self.shared.desk.borrow().handed_out()
+        let handed_out = self.shared.desk.borrow().handed_out();
+        // One has left the desk before the server knows, another has not begun yet.
+        handed_out.max(self.shared.in_work.load(Ordering::Acquire))
     }
 }
 

@@ -6,7 +6,7 @@
 //! Collector and keeper are in `pending.rs`, the handle that stops it all in `source.rs`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use outrigger_component_api::{ComponentError, Handler, Message, Outcome, Scope, Source, Stop};
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     pub keeping: tokio::sync::Mutex<()>,
     /// XPENDING of this server can filter by idle time.
     pub can_filter: AtomicBool,
+    /// Entries whose handlers run, or whose end the server is being told.
+    pub in_work: AtomicUsize,
 }
 
 /// Creates the group, connects the reader and starts the tasks.
@@ -77,6 +79,7 @@ pub(super) async fn start(parts: Parts) -> Result<Box<dyn Source>, ComponentErro
         life: parts.scope.stop().child_token(),
         keeping: tokio::sync::Mutex::default(),
         can_filter: AtomicBool::new(true),
+        in_work: AtomicUsize::new(0),
         parts,
     });
     let scope = &shared.parts.scope;
@@ -234,6 +237,7 @@ impl Shared {
 
     async fn handle(self: Arc<Self>, entry: Entry, permit: OwnedSemaphorePermit) {
         let id = entry.id;
+        self.in_work.fetch_add(1, Ordering::AcqRel);
         let held = Held { shared: &self, id };
         let message = Message {
             topic: self.parts.topic.clone(),
@@ -312,5 +316,6 @@ struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.shared.desk.send_modify(|desk| desk.settle(self.id));
+        self.shared.in_work.fetch_sub(1, Ordering::AcqRel);
     }
 }

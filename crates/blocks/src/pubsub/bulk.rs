@@ -12,14 +12,14 @@ use outrigger_component_api::{Handler, Message, Outcome};
 use outrigger_core::cloud_event;
 use outrigger_core::json::{Value, parse_all};
 use outrigger_core::metadata::raw_payload;
-use outrigger_lifecycle::Scope;
+use outrigger_lifecycle::{Scope, Stop};
 use outrigger_policy::Failure;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 
 use super::deliver::{Desk, SCOPE, dead_letter, trace_of};
 use super::poison::Fingerprint;
-use super::policy::{self, Delivered, Hold, Judge};
+use super::policy::{self, Delivered, Halt, Hold, Judge};
 use super::subscription::Plan;
 use crate::activity::Tally;
 use crate::app::{
@@ -44,7 +44,11 @@ pub(super) struct BulkDesk {
     pub pubsub: Arc<str>,
     pub options: BulkOptions,
     pub hold: Arc<Hold>,
-    pub gate: watch::Receiver<bool>,
+    pub halt: Halt,
+    /// The subscription has been let go: what is still unfinished is the broker's again.
+    pub over: Stop,
+    /// Told of each message that goes back.
+    pub released: watch::Sender<u64>,
     pub tally: Arc<Tally>,
 }
 
@@ -79,7 +83,6 @@ async fn gather(
     scope: &Scope,
     stop: &outrigger_lifecycle::Stop,
 ) {
-    let mut gate = desk.gate.clone();
     loop {
         let first = tokio::select! {
             biased;
@@ -99,8 +102,8 @@ async fn gather(
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            // What was gathered goes back at once.
-            _ = gate.wait_for(|is_open| !is_open) => {}
+            // What is gathered goes back at once, by way of its delivery.
+            _ = desk.halt.halted() => {}
             _ = tokio::time::timeout(desk.options.max_await, full) => {}
         }
         let desk = desk.clone();
@@ -127,6 +130,8 @@ struct Item {
     goes_back: bool,
     /// A retry policy gave up on it.
     gave_up: bool,
+    /// Nothing was to be handed out any more, for this reason.
+    halted: Option<&'static str>,
 }
 
 /// Which entries of a batch are still to be delivered, and what was said of the others.
@@ -199,13 +204,22 @@ impl Pending {
 
 impl BulkDesk {
     async fn process(&self, messages: Vec<Message>) -> Vec<Outcome> {
-        if !*self.gate.borrow() {
-            // Gathered, and never handed out.
-            let released = |_| self.desk.released(&self.pubsub);
-            return messages.into_iter().map(released).collect();
+        let count = messages.len();
+        let _share = self.tally.begin(count);
+        tokio::select! {
+            biased;
+            // The request to the app ends with this.
+            () = self.over.cancelled() => (0..count).map(|_| self.released("deadline")).collect(),
+            outcomes = self.deliver(messages) => outcomes,
         }
-        let _share = self.tally.begin(messages.len());
-        self.deliver(messages).await
+    }
+
+    /// The message goes back, neither done nor failed.
+    fn released(&self, cause: &str) -> Outcome {
+        let metrics = &self.desk.metrics;
+        metrics.released_messages.add([&self.pubsub, cause], 1);
+        self.released.send_modify(|count| *count += 1);
+        Outcome::Released
     }
 
     async fn deliver(&self, messages: Vec<Message>) -> Vec<Outcome> {
@@ -223,6 +237,7 @@ impl BulkDesk {
                 event: None,
                 goes_back: false,
                 gave_up: false,
+                halted: None,
             };
             match self.prepare(&mut item, &raw).await {
                 Ok(Some(path)) => groups.entry(path).or_default().push(items.len()),
@@ -307,8 +322,9 @@ impl BulkDesk {
                 pending.settle(&asked, items, answer)
             }
         };
-        let delivered = policy::deliver(&self.desk, &self.pubsub, &self.hold, attempt).await;
-        let (mut goes_back, mut gave_up) = (false, false);
+        let delivered =
+            policy::deliver(&self.desk, &self.pubsub, &self.hold, &self.halt, attempt).await;
+        let (mut goes_back, mut gave_up, mut halted) = (false, false, None);
         // What was not touched has the end's own verdict.
         let rest = match delivered {
             Delivered::Answer(batch) => batch.whole,
@@ -316,7 +332,10 @@ impl BulkDesk {
                 gave_up = true;
                 batch.whole
             }
-            Delivered::Ending => Some(Verdict::Retry("the sidecar is stopping".to_owned())),
+            Delivered::Halted(why) => {
+                halted = Some(why);
+                Some(Verdict::Retry("nothing is handed out any more".to_owned()))
+            }
             Delivered::Rejected { why, dead_letter } => {
                 goes_back = !dead_letter;
                 Some(Verdict::Retry(why))
@@ -338,7 +357,7 @@ impl BulkDesk {
             };
             *counts.entry(word(&verdict)).or_insert(0) += 1;
             item.verdict = Some(verdict);
-            (item.goes_back, item.gave_up) = (goes_back, gave_up);
+            (item.goes_back, item.gave_up, item.halted) = (goes_back, gave_up, halted);
         }
         self.record(&counts, elapsed);
     }
@@ -369,6 +388,9 @@ impl BulkDesk {
     }
 
     async fn conclude(&self, item: Item) -> Outcome {
+        if let Some(why) = item.halted {
+            return self.released(why);
+        }
         let ending = *self.desk.ending.borrow();
         let has_copy = !self.plan.dead_letter_topic.is_empty() && !item.goes_back;
         match item.verdict.unwrap_or(Verdict::Success) {
@@ -380,26 +402,26 @@ impl BulkDesk {
                     Fingerprint::of(&self.pubsub, &self.plan.topic, &item.message.data);
                 match self.desk.poison.crashed(fingerprint) {
                     None => self.away(),
-                    Some(_) if ending => self.desk.released(&self.pubsub),
+                    Some(_) if ending => self.released("ending"),
                     Some(times) => {
                         (self.desk.away)();
                         warn!(target: SCOPE, pubsub = &*self.pubsub, topic = self.plan.topic, times, "the application has ended under this message: it counts as failed");
-                        match has_copy {
-                            true => match self.copy(&item.message).await {
-                                Ok(()) => Outcome::Done,
-                                Err(_) => Outcome::Retry(reason),
-                            },
-                            false => Outcome::Retry(reason),
+                        if !has_copy {
+                            return Outcome::Retry(reason);
+                        }
+                        match self.copy(&item.message).await {
+                            Ok(()) => Outcome::Done,
+                            Err(_) => Outcome::Retry(reason),
                         }
                     }
                 }
             }
             Verdict::Drop(reason) => match self.copy(&item.message).await {
                 Ok(()) => Outcome::Done,
-                Err(_) if ending => Outcome::Released,
+                Err(_) if ending => self.released("ending"),
                 Err(_) => Outcome::Retry(reason),
             },
-            Verdict::Retry(_) | Verdict::Refused(..) if ending => self.desk.released(&self.pubsub),
+            Verdict::Retry(_) | Verdict::Refused(..) if ending => self.released("ending"),
             Verdict::Retry(reason) | Verdict::Refused(_, reason) if has_copy => {
                 match self.copy(&item.message).await {
                     Ok(()) => Outcome::Done,
@@ -416,9 +438,7 @@ impl BulkDesk {
     /// The app is not there: the message goes back.
     fn away(&self) -> Outcome {
         (self.desk.away)();
-        let released = &self.desk.metrics.released_messages;
-        released.add([&self.pubsub, "app_away"], 1);
-        Outcome::Released
+        self.released("app_away")
     }
 
     async fn copy_quietly(&self, message: &Message) {

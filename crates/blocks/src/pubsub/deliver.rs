@@ -13,14 +13,14 @@ use outrigger_core::cloud_event::{self, is_binary};
 use outrigger_core::json::{Numbers, Style, Value, encode, parse_all};
 use outrigger_core::metadata::raw_payload;
 use outrigger_core::{Metadata, json};
-use outrigger_lifecycle::Clock;
+use outrigger_lifecycle::{Clock, Stop};
 use outrigger_resiliency::Resiliency;
 use outrigger_telemetry::Metrics;
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
 use super::poison::{Fingerprint, Poison};
-use super::policy::{self, Delivered, Hold};
+use super::policy::{self, Delivered, Halt, Hold};
 use super::publish::Publisher;
 use super::subscription::Plan;
 use crate::activity::{Activity, Tally};
@@ -71,19 +71,6 @@ pub struct Desk {
     pub poison: Poison,
 }
 
-impl Desk {
-    /// The sidecar is on its way out, or the gate is closed: the message goes back.
-    pub(super) fn released(&self, pubsub: &str) -> Outcome {
-        let cause = if *self.ending.borrow() {
-            "ending"
-        } else {
-            "gate_closed"
-        };
-        self.metrics.released_messages.add([pubsub, cause], 1);
-        Outcome::Released
-    }
-}
-
 /// Handles the messages of one subscription.
 pub(super) struct Deliverer {
     pub desk: Arc<Desk>,
@@ -92,8 +79,11 @@ pub(super) struct Deliverer {
     pub pubsub: Arc<str>,
     pub namespaced: bool,
     pub hold: Arc<Hold>,
-    /// Messages may flow. What comes through at the last moment goes back.
-    pub gate: watch::Receiver<bool>,
+    pub halt: Halt,
+    /// The subscription has been let go: what is still unfinished is the broker's again.
+    pub over: Stop,
+    /// Told of each message that goes back.
+    pub released: watch::Sender<u64>,
     pub tally: Arc<Tally>,
 }
 
@@ -105,15 +95,15 @@ struct Processed {
 
 const SUCCESS: Processed = Processed {
     status: "success",
-    detail: "",
+    detail: "success",
 };
 const RETRY: Processed = Processed {
     status: "retry",
-    detail: "",
+    detail: "retry",
 };
 const DROP: Processed = Processed {
     status: "drop",
-    detail: "",
+    detail: "drop",
 };
 /// The app, or its rules, chose to drop it.
 const DROP_CHOSEN: Processed = Processed {
@@ -124,11 +114,19 @@ const DROP_CHOSEN: Processed = Processed {
 #[async_trait]
 impl Handler for Deliverer {
     async fn handle(&self, message: Message) -> Outcome {
-        if !*self.gate.borrow() {
-            return self.desk.released(&self.pubsub);
+        let outcome = {
+            let _share = self.tally.begin(1);
+            tokio::select! {
+                biased;
+                // The request to the app ends with this.
+                () = self.over.cancelled() => self.released("deadline"),
+                outcome = self.process(message) => outcome,
+            }
+        };
+        if outcome == Outcome::Released {
+            self.released.send_modify(|count| *count += 1);
         }
-        let _share = self.tally.begin(1);
-        self.process(message).await
+        outcome
     }
 }
 
@@ -175,13 +173,14 @@ impl Deliverer {
             metadata: Arc::new(message.metadata.clone().unwrap_or_default()),
         };
         let fingerprint = || Fingerprint::of(&self.pubsub, &topic, &message.data);
-        let turn = self.desk.poison.turn(fingerprint).await;
-        if turn.is_some() && !*self.gate.borrow() {
-            return self.desk.released(&self.pubsub);
-        }
+        let turn = match self.halt.unless(self.desk.poison.turn(fingerprint)).await {
+            Ok(turn) => turn,
+            Err(why) => return self.released(why),
+        };
         let started = Instant::now();
         let attempt = || self.sink.deliver(&delivery);
-        let delivered = policy::deliver(&self.desk, &self.pubsub, &self.hold, attempt).await;
+        let delivered =
+            policy::deliver(&self.desk, &self.pubsub, &self.hold, &self.halt, attempt).await;
         drop(turn);
         match delivered {
             Delivered::Answer(Verdict::Crashed(reason))
@@ -215,7 +214,7 @@ impl Deliverer {
                 )
                 .await
             }
-            Delivered::Ending => self.desk.released(&self.pubsub),
+            Delivered::Halted(why) => self.released(why),
             Delivered::Rejected { why, dead_letter } => {
                 self.record(&topic, &RETRY, started.elapsed());
                 if dead_letter {
@@ -281,7 +280,7 @@ impl Deliverer {
         failed: fn(String) -> Outcome,
     ) -> Outcome {
         if self.is_ending() {
-            return self.desk.released(&self.pubsub);
+            return self.released("ending");
         }
         if self.plan.dead_letter_topic.is_empty() {
             return failed(reason);
@@ -298,8 +297,15 @@ impl Deliverer {
     /// The app is not there, so that the message goes back.
     fn away(&self, topic: &str, reason: &str) -> Outcome {
         debug!(target: SCOPE, pubsub = &*self.pubsub, topic, reason, "the app is away, message released");
-        let released = &self.desk.metrics.released_messages;
-        released.add([&self.pubsub, "app_away"], 1);
+        self.released("app_away")
+    }
+
+    /// The message goes back, neither done nor failed.
+    fn released(&self, cause: &str) -> Outcome {
+        self.desk
+            .metrics
+            .released_messages
+            .add([&self.pubsub, cause], 1);
         Outcome::Released
     }
 
@@ -383,9 +389,11 @@ impl Deliverer {
                 processed.detail,
             ];
             metrics.pubsub_ingress_count.add(labels, 1);
-            metrics
-                .pubsub_ingress_latencies
-                .observe(labels, whole_millis(elapsed));
+            if elapsed > Duration::ZERO {
+                metrics
+                    .pubsub_ingress_latencies
+                    .observe(labels, whole_millis(elapsed));
+            }
         }
     }
 }

@@ -37,8 +37,46 @@ pub(super) enum Delivered<V> {
         why: String,
         dead_letter: bool,
     },
+    /// Nothing is to be handed to the app any more; why, in the words of the metrics.
+    Halted(&'static str),
+}
+
+/// Whether anything may be handed out, for one subscription.
+pub(super) struct Halt {
     /// The sidecar is on its way out.
-    Ending,
+    pub ending: watch::Receiver<bool>,
+    /// False while the app is to get nothing.
+    pub gate: watch::Receiver<bool>,
+}
+
+impl Halt {
+    fn reason(&self) -> Option<&'static str> {
+        if *self.ending.borrow() {
+            Some("ending")
+        } else if !*self.gate.borrow() {
+            Some("gate")
+        } else {
+            None
+        }
+    }
+
+    /// Waits until nothing is to be handed out.
+    pub(super) async fn halted(&self) -> &'static str {
+        tokio::select! {
+            biased;
+            () = becomes(&self.ending, true) => "ending",
+            () = becomes(&self.gate, false) => "gate",
+        }
+    }
+
+    /// Waits; nothing comes of it if handing out was halted first.
+    pub(super) async fn unless<T>(&self, wait: impl Future<Output = T>) -> Result<T, &'static str> {
+        tokio::select! {
+            biased;
+            why = self.halted() => Err(why),
+            output = wait => Ok(output),
+        }
+    }
 }
 
 /// How policies take an answer of the app.
@@ -77,11 +115,20 @@ fn inbound(desk: &Desk, pubsub: &str) -> Option<Arc<Target>> {
         .component(pubsub, ComponentKind::Pubsub, Flow::Inbound)
 }
 
+/// Never completes where nobody can tell any more.
+async fn becomes(watched: &watch::Receiver<bool>, value: bool) {
+    let mut watched = watched.clone();
+    if watched.wait_for(|now| *now == value).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Delivers under the policies of what the component delivers: as often, and as long, as they say.
 pub(super) async fn deliver<V, F, A>(
     desk: &Desk,
     pubsub: &str,
     hold: &Hold,
+    halt: &Halt,
     mut deliver: F,
 ) -> Delivered<V>
 where
@@ -90,11 +137,14 @@ where
     A: Future<Output = V>,
 {
     loop {
+        if let Some(why) = halt.reason() {
+            return Delivered::Halted(why);
+        }
         let Some(target) = inbound(desk, pubsub) else {
             return Delivered::Answer(deliver().await);
         };
         // Policies that have changed meanwhile begin anew with what was held under the old ones.
-        if let Some(delivered) = under(desk, &target, pubsub, hold, &mut deliver).await {
+        if let Some(delivered) = under(desk, &target, pubsub, hold, halt, &mut deliver).await {
             return delivered;
         }
         hold.send_replace(None);
@@ -107,6 +157,7 @@ async fn under<V, F, A>(
     target: &Arc<Target>,
     pubsub: &str,
     hold: &Hold,
+    halt: &Halt,
     deliver: &mut F,
 ) -> Option<Delivered<V>>
 where
@@ -114,7 +165,6 @@ where
     F: FnMut() -> A,
     A: Future<Output = V>,
 {
-    let mut ending = desk.ending.clone();
     let mut changes = desk.resiliency.changes();
     let mut operation = Operation::begin(target, component_key(target, pubsub), None);
     loop {
@@ -129,10 +179,11 @@ where
                             changed = changes.changed() => changed.is_ok(),
                         }
                     };
-                    match unless_ended(&mut ending, wait).await {
-                        None => return Some(Delivered::Ending),
-                        Some(true) => return None,
-                        Some(false) => continue,
+                    // Behind a closed gate a held message is released like any other.
+                    match halt.unless(wait).await {
+                        Err(why) => return Some(Delivered::Halted(why)),
+                        Ok(true) => return None,
+                        Ok(false) => continue,
                     }
                 }
                 chosen @ (OnOpen::Nack | OnOpen::DeadLetter) => {
@@ -173,11 +224,8 @@ where
             Step::Deliver if gave_up => return Some(Delivered::GaveUp(answer)),
             Step::Deliver => return Some(Delivered::Answer(answer)),
             Step::Retry(at) => {
-                if unless_ended(&mut ending, operation.pause(at))
-                    .await
-                    .is_none()
-                {
-                    return Some(Delivered::Ending);
+                if let Err(why) = halt.unless(operation.pause(at)).await {
+                    return Some(Delivered::Halted(why));
                 }
             }
         }
@@ -201,17 +249,5 @@ fn hold_until(desk: &Desk, refusal: &Refusal, hold: &Hold) -> Moment {
             until
         }
         Rejection::TooMany => now + refusal.retry_after.min(LOOK).max(Duration::from_millis(1)),
-    }
-}
-
-/// Waits; nothing comes of it if the sidecar began to end first.
-async fn unless_ended<T>(
-    ending: &mut watch::Receiver<bool>,
-    wait: impl Future<Output = T>,
-) -> Option<T> {
-    tokio::select! {
-        biased;
-        Ok(_) = ending.wait_for(|ending| *ending) => None,
-        output = wait => Some(output),
     }
 }

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use super::bulk::{BulkDesk, BulkHandler};
 use super::deliver::{AppSink, Deliverer, Desk, SCOPE, Sink};
-use super::policy::Hold;
+use super::policy::{Halt, Hold};
 use super::route::Rules;
 use super::stream::{self, Connection};
 use crate::activity::Kind;
@@ -34,6 +34,13 @@ use crate::registry::Registry;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Each step of letting go has this long.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// A subscription that is not wanted any more has this long for what it has in hand.
+const FINISH_LIMIT: Duration = Duration::from_secs(10);
+/// How often work in hand is counted.
+const LOOK: Duration = Duration::from_millis(10);
+/// A message that was released while the gate stayed open goes back after this.
+const STRAY_LIMIT: Duration = Duration::from_millis(500);
 
 /// Where a subscription was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -91,6 +98,8 @@ struct Shared {
     pulls: watch::Receiver<bool>,
     /// Events may flow over streams.
     streams: watch::Receiver<bool>,
+    /// Everything ends.
+    stop: Stop,
 }
 
 #[derive(Default)]
@@ -135,6 +144,7 @@ impl Subscriptions {
                 clock,
                 pulls,
                 streams,
+                stop: scope.stop().clone(),
             }),
             scope,
             running: Mutex::default(),
@@ -289,6 +299,9 @@ impl Subscriptions {
                     status,
                     subscribed: None,
                     hold: Arc::new(watch::channel(None).0),
+                    released: watch::Sender::new(0),
+                    stray_since: None,
+                    over: Stop::new(),
                 };
                 // The runner outlives its own scope's cancellation by the time that letting go takes.
                 let stop = scope.stop().clone();
@@ -356,6 +369,12 @@ struct Runner {
     subscribed: Option<Subscribed>,
     /// Until when an open breaker keeps messages from the app.
     hold: Arc<Hold>,
+    /// How many messages were released, for whatever reason.
+    released: watch::Sender<u64>,
+    /// When the first of them was that no pause has taken back to the broker.
+    stray_since: Option<Moment>,
+    /// Ends what is still being handled.
+    over: Stop,
 }
 
 /// A source on an instance; paused while the gate is closed.
@@ -366,12 +385,25 @@ struct Subscribed {
     scope: Scope,
 }
 
+impl Subscribed {
+    /// Waits until nothing is being handled.
+    async fn finished(&self) {
+        while self.source.in_flight() > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
 type Starting = Pin<Box<dyn std::future::Future<Output = Result<Subscribed, String>> + Send>>;
 
 enum Woken {
     Stopped,
     Conditions,
     HoldOver,
+    /// A handler has let a message go.
+    Released,
+    /// It did so a while ago, and no pause has followed.
+    Stray,
     Started(Result<Subscribed, String>),
     Ended(ComponentError),
     Due,
@@ -382,12 +414,14 @@ impl Runner {
         let mut component = self.handle.watch();
         let mut gate = self.gate.clone();
         let mut hold = self.hold.subscribe();
+        let mut released = self.released.subscribe();
         let mut starting: Option<Starting> = None;
         self.check_conditions(&mut starting).await;
         loop {
             let due = self.machine.wake_at();
             let clock = self.shared.clock;
             let held = *hold.borrow_and_update();
+            let stray = self.stray_since.map(|since| since + STRAY_LIMIT);
             let woken = tokio::select! {
                 biased;
                 () = stop.cancelled() => Woken::Stopped,
@@ -395,6 +429,8 @@ impl Runner {
                 Ok(()) = gate.changed() => Woken::Conditions,
                 Ok(()) = hold.changed() => Woken::Conditions,
                 () = over(clock, held) => Woken::HoldOver,
+                Ok(()) = released.changed() => Woken::Released,
+                () = over(clock, stray) => Woken::Stray,
                 started = poll_some(&mut starting) => Woken::Started(started),
                 ended = ended(self.subscribed.as_ref()), if starting.is_none() => Woken::Ended(ended),
                 () = async move { match due { Some(due) => clock.until(due).await, None => std::future::pending().await } } => Woken::Due,
@@ -403,7 +439,8 @@ impl Runner {
                 Woken::Stopped => {
                     drop(starting);
                     self.event(Event::Close);
-                    self.let_go().await;
+                    self.finish().await;
+                    self.leave().await;
                     return;
                 }
                 Woken::Conditions => self.check_conditions(&mut starting).await,
@@ -411,6 +448,11 @@ impl Runner {
                     self.hold.send_replace(None);
                     self.check_conditions(&mut starting).await;
                 }
+                Woken::Released => {
+                    let now = self.shared.clock.now();
+                    self.stray_since.get_or_insert(now);
+                }
+                Woken::Stray => self.collect_strays().await,
                 Woken::Started(outcome) => {
                     starting = None;
                     self.started(outcome);
@@ -546,6 +588,11 @@ impl Runner {
         };
         let pubsub: Arc<str> = self.plan.pubsub.as_str().into();
         let namespaced = instance.about.namespaced;
+        let halt = Halt {
+            ending: desk.ending.clone(),
+            gate: self.gate.clone(),
+        };
+        let (over, released) = (self.over.clone(), self.released.clone());
         match (self.plan.bulk, &self.shared.app) {
             (Some(options), Some(app)) => {
                 let desk = BulkDesk {
@@ -555,7 +602,9 @@ impl Runner {
                     pubsub,
                     options,
                     hold: self.hold.clone(),
-                    gate: self.gate.clone(),
+                    halt,
+                    over,
+                    released,
                     tally: activity.tally(Kind::Bulk, &self.plan.pubsub),
                 };
                 Arc::new(BulkHandler::start(scope, desk))
@@ -567,7 +616,9 @@ impl Runner {
                 pubsub,
                 namespaced,
                 hold: self.hold.clone(),
-                gate: self.gate.clone(),
+                halt,
+                over,
+                released,
                 tally: activity.tally(kind, &self.plan.pubsub),
             }),
         }
@@ -602,6 +653,50 @@ impl Runner {
                 .await
                 .ok();
         }
+        self.stray_since = None;
+    }
+
+    /// Messages that were released wait for a pause to take them back. A gate that was shut for a moment only brings none.
+    async fn collect_strays(&mut self) {
+        self.stray_since = None;
+        if self.machine.status().state == State::Active && *self.gate.borrow() {
+            self.pause().await;
+            if let Some(subscribed) = &self.subscribed {
+                subscribed.source.resume().await;
+            }
+        }
+    }
+
+    /// A subscription that is not wanted any more has time for what it has in hand, unless everything ends.
+    async fn finish(&mut self) {
+        let stop = self.shared.stop.clone();
+        if stop.is_cancelled() {
+            return;
+        }
+        self.pause().await;
+        let Some(subscribed) = &self.subscribed else {
+            return;
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = tokio::time::timeout(FINISH_LIMIT, subscribed.finished()) => {}
+        }
+    }
+
+    /// Lets go for good. What is still being handled is cut off.
+    async fn leave(&mut self) {
+        let Some(subscribed) = self.subscribed.take() else {
+            return;
+        };
+        tokio::time::timeout(STOP_LIMIT, subscribed.source.close())
+            .await
+            .ok();
+        // Only now: the broker has its messages back, and is told nothing of what becomes of these.
+        self.over.cancel();
+        tokio::time::timeout(STOP_LIMIT, subscribed.finished())
+            .await
+            .ok();
+        subscribed.scope.cancel();
     }
 
     async fn let_go(&mut self) {

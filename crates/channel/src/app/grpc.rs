@@ -27,7 +27,7 @@ use outrigger_telemetry::metrics::Sizes;
 use outrigger_wire::grpc::{self, CallError, Status};
 use outrigger_wire::http2;
 
-use super::{READY_TIMEOUT, Settings, Turnstile, accepts};
+use super::{READY_TIMEOUT, Settings, Turnstile, accepts, has_gone};
 use crate::peer::codec::verb_number;
 use crate::pushback;
 use crate::trace::{add_trace, trace_in};
@@ -103,6 +103,21 @@ impl GrpcApp {
         self.call_now(path, headers, request).await
     }
 
+    /// A delivery. One that could not even be begun is made once more if the app is there: it has just come back.
+    async fn hand_over<R: Message + Default>(
+        &self,
+        path: &'static str,
+        headers: HeaderMap,
+        request: &impl Message,
+    ) -> Result<R, CallError> {
+        match self.call(path, headers.clone(), request).await {
+            Err(error) if error.unsent && accepts(&self.settings.target).await => {
+                self.call(path, headers, request).await
+            }
+            answer => answer,
+        }
+    }
+
     async fn call_now<R: Message + Default>(
         &self,
         path: &'static str,
@@ -156,11 +171,11 @@ impl GrpcApp {
             "error returned from app while processing pub/sub event {id}: retriable error occurred: {}",
             error.status
         );
-        if error.unsent {
+        let broken = error.unsent || error.status.code == GrpcCode::Unavailable;
+        let lost = broken && has_gone(&self.settings.target).await;
+        if lost && error.unsent {
             Verdict::Away(why)
-        } else if error.status.code == GrpcCode::Unavailable
-            && !accepts(&self.settings.target).await
-        {
+        } else if lost {
             Verdict::Crashed(why)
         } else {
             let code = u16::from(error.status.code.number());
@@ -259,7 +274,7 @@ impl AppChannel for GrpcApp {
         let mut headers = event_headers(&delivery.metadata, delivery.trace_parent.as_deref());
         self.add_token(&mut headers);
         match self
-            .call::<runtime::TopicEventResponse>(ON_TOPIC_EVENT, headers, &request)
+            .hand_over::<runtime::TopicEventResponse>(ON_TOPIC_EVENT, headers, &request)
             .await
         {
             Ok(reply) => verdict(reply.status),
@@ -301,7 +316,7 @@ impl AppChannel for GrpcApp {
             headers
         };
         let mut answer = self
-            .call::<runtime::TopicEventBulkResponse>(ON_BULK_TOPIC_EVENT, headers(), &request)
+            .hand_over::<runtime::TopicEventBulkResponse>(ON_BULK_TOPIC_EVENT, headers(), &request)
             .await;
         if matches!(&answer, Err(error) if error.status.code == GrpcCode::Unimplemented) {
             answer = self

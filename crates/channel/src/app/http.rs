@@ -29,7 +29,8 @@ use outrigger_wire::http2::{self, Refused};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    BUSY_TIMEOUT, READY_TIMEOUT, Settings, TELL_TIMEOUT, Turnstile, accepts, answers, subscriptions,
+    BUSY_TIMEOUT, READY_TIMEOUT, Settings, TELL_TIMEOUT, Turnstile, accepts, answers, has_gone,
+    subscriptions,
 };
 use crate::url;
 
@@ -200,17 +201,39 @@ impl HttpApp {
 
     /// What it means for a message that no answer came.
     async fn no_answer(&self, failure: Unanswered) -> Verdict {
+        let away = (failure.unsent || failure.reset) && has_gone(&self.settings.target).await;
         let why = format!(
             "error from app channel while sending pub/sub event to app: {}",
             failure.why
         );
-        if failure.unsent {
+        if away && failure.unsent {
             Verdict::Away(why)
-        } else if failure.reset && !accepts(&self.settings.target).await {
+        } else if away {
             Verdict::Crashed(why)
         } else {
             Verdict::Retry(why)
         }
+    }
+
+    /// A delivery. One that could not even be begun is made once more if the app is there: it has just come back.
+    async fn hand_over(
+        &self,
+        target: PathAndQuery,
+        headers: HeaderMap,
+        body: Bytes,
+        label: &str,
+    ) -> Result<(u16, Bytes), Unanswered> {
+        let send = |headers| {
+            let body = Body::from(body.clone());
+            self.send(Method::POST, target.clone(), headers, body, label)
+        };
+        let answer = match send(headers.clone()).await {
+            Err(failure) if failure.unsent && accepts(&self.settings.target).await => {
+                send(headers).await
+            }
+            answer => answer,
+        };
+        self.answered(answer?).await
     }
 
     async fn answered(&self, answer: Response<Body>) -> Result<(u16, Bytes), Unanswered> {
@@ -434,19 +457,9 @@ impl AppChannel for HttpApp {
             CONTENT_TYPE,
             HeaderValue::from_static(cloud_event::CONTENT_TYPE),
         );
-        let answer = match self
-            .send(
-                Method::POST,
-                target,
-                headers,
-                delivery.data.clone().into(),
-                &delivery.path,
-            )
-            .await
-        {
-            Ok(answer) => self.answered(answer).await,
-            Err(failure) => Err(failure),
-        };
+        let answer = self
+            .hand_over(target, headers, delivery.data.clone(), &delivery.path)
+            .await;
         match answer {
             Ok((status, body)) => answers::verdict(status, &body),
             Err(failure) => self.no_answer(failure).await,
@@ -464,19 +477,9 @@ impl AppChannel for HttpApp {
         }
         add_trace(&mut headers, delivery.trace_parent.as_deref());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let answer = match self
-            .send(
-                Method::POST,
-                target,
-                headers,
-                bulk_body(delivery).into(),
-                &delivery.path,
-            )
-            .await
-        {
-            Ok(answer) => self.answered(answer).await,
-            Err(failure) => Err(failure),
-        };
+        let answer = self
+            .hand_over(target, headers, bulk_body(delivery).into(), &delivery.path)
+            .await;
         match answer {
             Ok((status, body)) => answers::bulk_verdict(status, &body),
             Err(failure) => BulkVerdict::All(self.no_answer(failure).await),

@@ -76,3 +76,16 @@ async fn accepts(target: &Target) -> bool {
         Ok(Ok(_))
     )
 }
+
+/// The port of a process that is dying may close a moment after its connections.
+const SECOND_LOOK: Duration = Duration::from_millis(50);
+
+/// Whether the app behind a connection that broke, or that could not be made, has gone. Its port tells: a connection may
+/// break for any reason.
+async fn has_gone(target: &Target) -> bool {
+    if !accepts(target).await {
+        return true;
+    }
+    tokio::time::sleep(SECOND_LOOK).await;
+    !accepts(target).await
+}

@@ -5,12 +5,16 @@
 //! fails the test with a sentence about what to install: a test that is skipped tests nothing.
 
 mod rabbit;
+mod rabbit_cluster;
 mod redis;
+mod sentinel;
 
 use outrigger_component_api::async_trait;
 
 pub use rabbit::{Rabbit, RabbitServer};
+pub use rabbit_cluster::RabbitCluster;
 pub use redis::{Redis, RedisServer};
+pub use sentinel::Sentinel;
 
 /// What a test may do to a server.
 #[async_trait(?Send)]

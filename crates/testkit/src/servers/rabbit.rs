@@ -16,7 +16,7 @@ use crate::process::{Process, Program};
 use crate::servers::Server;
 use crate::{PrivateDir, ports, wait};
 
-const INSTALL: &str =
+pub(super) const INSTALL: &str =
     "install RabbitMQ 3.8 or later (Debian and Ubuntu: `apt install rabbitmq-server`)";
 
 /// How the node is to be.
@@ -24,6 +24,14 @@ const INSTALL: &str =
 pub struct Rabbit {
     /// Further lines of `rabbitmq.conf`.
     pub configuration: String,
+}
+
+/// What the nodes of a cluster have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Membership {
+    /// Where nodes find each other.
+    pub epmd_port: u16,
+    pub cookie: String,
 }
 
 /// A node of its own, with its own name, ports, data and logs. User and password are `guest`.
@@ -46,6 +54,11 @@ impl RabbitServer {
 
     /// A node with its ports and folder, not started yet.
     pub fn prepare(options: Rabbit) -> Self {
+        Self::prepare_in(options, None)
+    }
+
+    /// The same as a member of a cluster, which it has still to join.
+    pub(super) fn prepare_in(options: Rabbit, cluster: Option<&Membership>) -> Self {
         let port = ports::free();
         let dir = PrivateDir::new("rabbit");
         let plugins = dir.write("plugins", "[].");
@@ -64,11 +77,12 @@ impl RabbitServer {
             .output()
             .ok();
         let inside = |name: &str| dir.path().join(name).display().to_string();
-        let environment = vec![
-            ("RABBITMQ_NODENAME", format!("outrigger{port}@localhost")),
+        let epmd = cluster.map_or_else(ports::free, |cluster| cluster.epmd_port);
+        let mut environment = vec![
+            ("RABBITMQ_NODENAME", node_name(port)),
             ("RABBITMQ_NODE_PORT", port.to_string()),
             ("RABBITMQ_DIST_PORT", ports::free().to_string()),
-            ("ERL_EPMD_PORT", ports::free().to_string()),
+            ("ERL_EPMD_PORT", epmd.to_string()),
             ("RABBITMQ_MNESIA_BASE", inside("mnesia")),
             ("RABBITMQ_LOG_BASE", inside("logs")),
             (
@@ -78,6 +92,11 @@ impl RabbitServer {
             ("RABBITMQ_CONFIG_FILE", configuration.display().to_string()),
             ("HOME", inside("")),
         ];
+        if let Some(cluster) = cluster {
+            let cookie = format!("-setcookie {}", cluster.cookie);
+            environment.push(("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", cookie.clone()));
+            environment.push(("RABBITMQ_CTL_ERL_ARGS", cookie));
+        }
         let program = Program {
             name: "rabbitmq-server",
             install: INSTALL,
@@ -98,6 +117,11 @@ impl RabbitServer {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// By which other nodes know it.
+    pub(super) fn node(&self) -> String {
+        node_name(self.port)
     }
 
     pub fn url(&self) -> String {
@@ -141,6 +165,10 @@ impl RabbitServer {
         expect(&mut stream, CLOSE_OK).await?;
         Ok(())
     }
+}
+
+fn node_name(port: u16) -> String {
+    format!("outrigger{port}@localhost")
 }
 
 // Methods of AMQP's class 10, `connection`.

@@ -12,6 +12,9 @@ use crate::process::{Process, Program};
 use crate::servers::Server;
 use crate::{PrivateDir, ports, wait};
 
+pub(super) const INSTALL: &str =
+    "install Redis 6 or later (Debian and Ubuntu: `apt install redis-server`)";
+
 /// How the server is to be.
 #[derive(Clone, Debug, Default)]
 pub struct Redis {
@@ -67,7 +70,7 @@ impl RedisServer {
         arguments.extend(options.arguments);
         let program = Program {
             name: "redis-server",
-            install: "install Redis 6 or later (Debian and Ubuntu: `apt install redis-server`)",
+            install: INSTALL,
             arguments,
             environment: Vec::new(),
         };
@@ -98,15 +101,24 @@ impl RedisServer {
     /// # Errors
     /// When the server cannot be reached or the answer does not come.
     pub async fn command(&self, words: &[&str]) -> std::io::Result<String> {
-        let talk = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-            if let Some(password) = &self.password {
-                ask(&mut stream, &["AUTH", password]).await?;
-            }
-            ask(&mut stream, words).await
-        };
-        tokio::time::timeout(Duration::from_secs(5), talk).await?
+        command(self.port, self.password.as_deref(), words).await
     }
+}
+
+/// One command on a connection of its own.
+pub(super) async fn command(
+    port: u16,
+    password: Option<&str>,
+    words: &[&str],
+) -> std::io::Result<String> {
+    let talk = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        if let Some(password) = password {
+            ask(&mut stream, &["AUTH", password]).await?;
+        }
+        ask(&mut stream, words).await
+    };
+    tokio::time::timeout(Duration::from_secs(5), talk).await?
 }
 
 async fn ask(stream: &mut TcpStream, words: &[&str]) -> std::io::Result<String> {
