@@ -27,7 +27,7 @@ use outrigger_telemetry::metrics::Sizes;
 use outrigger_wire::grpc::{self, CallError, Status};
 use outrigger_wire::http2;
 
-use super::{READY_TIMEOUT, Settings, Turnstile, accepts};
+use super::{READY_TIMEOUT, Settings, Turnstile, accepts, is_leaving};
 use crate::peer::codec::verb_number;
 use crate::pushback;
 use crate::trace::{add_trace, trace_in};
@@ -158,7 +158,7 @@ impl GrpcApp {
         );
         let lost = error.unsent
             || (error.status.code == GrpcCode::Unavailable
-                && !accepts(&self.settings.target).await);
+                && is_leaving(&self.settings.target).await);
         if lost {
             Verdict::Away(why)
         } else {

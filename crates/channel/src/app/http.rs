@@ -27,7 +27,7 @@ use outrigger_wire::http1::{self, ClientError};
 use outrigger_wire::http2::{self, Refused};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{READY_TIMEOUT, Settings, Turnstile, accepts, answers, subscriptions};
+use super::{READY_TIMEOUT, Settings, Turnstile, accepts, answers, is_leaving, subscriptions};
 use crate::url;
 
 /// Connections to an HTTP/1.1 app.
@@ -196,7 +196,7 @@ impl HttpApp {
 
     /// What it means for a message that no answer came.
     async fn no_answer(&self, failure: Unanswered) -> Verdict {
-        let away = failure.unsent || (failure.reset && !accepts(&self.settings.target).await);
+        let away = failure.unsent || (failure.reset && is_leaving(&self.settings.target).await);
         let why = format!(
             "error from app channel while sending pub/sub event to app: {}",
             failure.why

@@ -43,6 +43,12 @@ pub struct Settings {
 
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 const PORT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pauses between looks at the port of an app that may be on its way out.
+const LEAVING: [Duration; 3] = [
+    Duration::ZERO,
+    Duration::from_millis(20),
+    Duration::from_millis(80),
+];
 
 /// At most so many calls to the app at a time; others wait.
 #[derive(Clone, Debug)]
@@ -60,6 +66,18 @@ impl Turnstile {
     async fn enter(&self) -> Option<OwnedSemaphorePermit> {
         self.0.clone()?.acquire_owned().await.ok()
     }
+}
+
+/// Whether the app, which has just cut a connection, is on its way out. The kernel closes a process's sockets one after the
+/// other, and the one that listens is not always the first.
+async fn is_leaving(target: &Target) -> bool {
+    for pause in LEAVING {
+        tokio::time::sleep(pause).await;
+        if !accepts(target).await {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether the app's port accepts connections.
