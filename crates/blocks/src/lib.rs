@@ -73,9 +73,13 @@ impl Blocks {
     }
 }
 
-/// A stop that was asked for over the API.
+/// A stop that was asked for, over the API where nothing else is said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StopRequest {
     Graceful,
     Forced,
+    /// The app is gone for good.
+    AppGone,
+    /// So is the network.
+    NetworkLost,
 }

@@ -1,11 +1,15 @@
 //! What lives, in which state it is, and how it ends.
 //!
 //! Owns: [`Scope`], the only place where tasks are started; the pure machines of a component's
-//! [`connection`], of a [`subscription`] and of the [`gate`] in front of the app; the process's [`phase`].
+//! [`connection`], of a [`subscription`] and of the [`gate`] in front of the app; of an app that is our [`child`], or whose
+//! [`absence`] means something; of the [`network`] namespace; the process's [`phase`].
 //! Never: knows a component, a protocol or a port. The machines read no clock and start nothing.
 
+pub mod absence;
+pub mod child;
 pub mod connection;
 pub mod gate;
+pub mod network;
 pub mod phase;
 mod scope;
 pub mod subscription;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use outrigger_blocks::{AnyHandle, Blocks, StopRequest};
 use outrigger_component_api::Kind;
 use outrigger_lifecycle::connection::State;
@@ -13,6 +12,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::app::App;
+use crate::companion::Companion;
 use crate::components::Names;
 use crate::phases::Phases;
 use crate::reload::Resources;
@@ -36,25 +36,8 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// The app's port: asked this often, gone after this many refusals in a row.
 const GONE_EVERY: Duration = Duration::from_millis(200);
 const GONE_AFTER: u32 = 3;
-
-/// What runs beside the sidecar, as one unit with it.
-#[async_trait]
-pub trait Companion: Send {
-    /// Starts it. The ports of our API are given.
-    ///
-    /// # Errors
-    /// Why it cannot be started.
-    async fn start(&mut self, http_port: u16, grpc_port: u16) -> Result<(), String>;
-
-    /// Waits for its end, which may have come already; its exit code. Never ends before it was started.
-    ///
-    /// # Cancel safety
-    /// Can be asked again.
-    async fn ended(&mut self) -> u8;
-
-    /// Tells it to end and waits for that; it is killed when it takes longer than `limit`.
-    async fn stop(&mut self, limit: Duration);
-}
+/// The exit code of a process that is to be started again elsewhere.
+const NETWORK_LOST: u8 = 75;
 
 /// Numbers of the way up and down.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +86,8 @@ enum Trigger {
     Signal,
     Api,
     Forced,
+    AppGone,
+    NetworkLost,
     /// The companion ended by itself.
     Ended(u8),
     Fatal(String),
@@ -126,6 +111,8 @@ impl Life {
             Trigger::Signal => "signal",
             Trigger::Api => "api",
             Trigger::Forced => "forced",
+            Trigger::AppGone => "app",
+            Trigger::NetworkLost => "network",
             Trigger::Ended(_) => "child",
             Trigger::Fatal(_) => "fatal",
         };
@@ -136,6 +123,10 @@ impl Life {
                 self.end(LAST_BREATH / 2).await;
                 1
             }
+            Trigger::NetworkLost => {
+                self.end(CLOSE_LIMIT).await;
+                NETWORK_LOST
+            }
             Trigger::Fatal(why) => {
                 self.way_down(Duration::ZERO, false, began).await;
                 error!(target: SCOPE, fatal = true, "Fatal error from runtime: {why}");
@@ -145,7 +136,7 @@ impl Life {
                 self.way_down(Duration::ZERO, false, began).await;
                 code
             }
-            Trigger::Signal | Trigger::Api => match self
+            Trigger::Signal | Trigger::Api | Trigger::AppGone => match self
                 .way_down(
                     self.settings.quiet,
                     matches!(trigger, Trigger::Signal),
@@ -153,7 +144,7 @@ impl Life {
                 )
                 .await
             {
-                Outcome::Clean => 0,
+                Outcome::Clean => self.companion.as_ref().map_or(0, |app| app.verdict()),
                 Outcome::Late => {
                     self.blocks.metrics.drain_forced.add(["deadline"], 1);
                     1
@@ -225,6 +216,8 @@ impl Life {
                         info!(target: SCOPE, "Shutdown requested via API; ending at once");
                         return Trigger::Forced;
                     }
+                    StopRequest::AppGone => return Trigger::AppGone,
+                    StopRequest::NetworkLost => return Trigger::NetworkLost,
                 },
                 Some(why) = self.fatal.recv() => return Trigger::Fatal(why),
                 why = &mut overdue => return Trigger::Fatal(why),
@@ -293,6 +286,9 @@ impl Life {
 
     /// Takes nothing new in, finishes what is in hand, lets everything go.
     async fn way_down(&mut self, quiet: Duration, block: bool, began: Instant) -> Outcome {
+        if let Some(companion) = &mut self.companion {
+            companion.ending();
+        }
         let deadline = self
             .settings
             .drain_timeout

@@ -11,8 +11,8 @@ use outrigger_core::quantity;
 
 use super::draft::Draft;
 use super::options::{
-    AppProtocol, InitMode, LazyComponents, LogLevel, Mode, OutboundReady, ReadinessRequires,
-    StateJsonNumbers,
+    AppProtocol, AppRestart, AppStart, InitMode, LazyComponents, LogLevel, Mode, OutboundReady,
+    ReadinessRequires, StateJsonNumbers,
 };
 
 /// `Err` says what was expected.
@@ -183,7 +183,13 @@ pub(super) const FLAGS: &[Flag] = &[
     ours("readiness-requires", "required", Text(|d, v| exact(v, REQUIRES, "none, required, all or controlplane", &mut d.lifecycle.readiness_requires)), "what readiness asks for besides the sidecar: none, required (annotated components), all or controlplane"),
     ours("app-ready-path", "", Text(|d, v| path(v, &mut d.app.ready_path)), "path of the app that must answer 2xx before it gets any work"),
     ours("app-ready-grpc-service", "", Text(|d, v| some(v, &mut d.app.ready_grpc_service)), "gRPC health service of the app that must be SERVING before it gets any work"),
-    ours("app-log-prefix", "", Text(|d, v| text(v, &mut d.app.log_prefix)), "put before each line that the app prints"),
+    ours("app-log-prefix", "", Text(|d, v| some(v, &mut d.app.log_prefix)), "with `outrigger run`: put before each line that the app prints; given and empty, the app has our standard output and error for its own"),
+    ours("app-start", "outbound-ready", Text(|d, v| exact(v, APP_STARTS, "outbound-ready or immediately", &mut d.app.start)), "with `outrigger run`: when the app is started: outbound-ready (once its calls are served) or immediately"),
+    ours("app-stop-timeout", "10s", Time(|d, v| not_negative(v, &mut d.app.stop_timeout)), "with `outrigger run`: how long the app gets to end by itself before it is killed, within --drain-timeout"),
+    ours("app-signal-first", "false", Switch(|d, v| d.app.signal_first = v), "with `outrigger run`: send SIGTERM to the app when the end begins, not when all work in hand is done"),
+    ours("app-restart", "never", Text(|d, v| exact(v, APP_RESTARTS, "never, on-failure or always", &mut d.app.restart)), "with `outrigger run`: whether an app that ends by itself is started again: never (its end is ours), on-failure (unless its exit code is 0) or always"),
+    ours("exit-when-app-exits", "0", Time(|d, v| optional_time(v, &mut d.lifecycle.exit_when_app_exits)), "end cleanly once the app's port, having been open, has been closed for this long; 0: never"),
+    ours("exit-on-network-namespace-loss", "false", Switch(|d, v| d.lifecycle.exit_on_network_loss = v), "end with exit code 75 when only loopback has been left of the network for 10s, as after a restart of the container that owns it"),
     ours("drain-timeout", "", Time(|d, v| not_negative(v, d.drain_timeout.get_or_insert_default())), "how long the end may take, 0: no limit; not given: graceful and block duration, else POD_TERMINATION_GRACE_PERIOD_SECONDS - 5s, else 25s"),
     ours("drain-quiet", "1s", Time(|d, v| not_negative(v, &mut d.lifecycle.drain_quiet)), "end once nothing was called for this long, after all work is done"),
     ours("state-json-numbers", "float64", Text(|d, v| exact(v, NUMBERS, "float64 or exact", &mut d.api.state_json_numbers)), "numbers in stored JSON: float64, as Dapr keeps them, or exact"),
@@ -217,6 +223,15 @@ const LAZY: &[(&str, LazyComponents)] = &[
     ("none", LazyComponents::None),
     ("outbound", LazyComponents::Outbound),
     ("all", LazyComponents::All),
+];
+const APP_STARTS: &[(&str, AppStart)] = &[
+    ("outbound-ready", AppStart::OutboundReady),
+    ("immediately", AppStart::Immediately),
+];
+const APP_RESTARTS: &[(&str, AppRestart)] = &[
+    ("never", AppRestart::Never),
+    ("on-failure", AppRestart::OnFailure),
+    ("always", AppRestart::Always),
 ];
 const STATUSES: &[(&str, u16)] = &[("503", 503), ("500", 500)];
 const OUTBOUND: &[(&str, OutboundReady)] = &[
