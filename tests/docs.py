@@ -19,7 +19,7 @@ Outrigger alone come first; each has an environment variable, which the flag ove
 the nearest one that does. `outrigger sidecar --help` prints the same list. A duration is written with its units: `500ms`, `10s`,
 `1m30s`.
 
-`outrigger run` takes them all and `--app-stop-timeout` (10s), which is how long the app gets to end by itself.
+`outrigger run` takes them all; those that say so have no effect elsewhere.
 """
 VARIABLES = """
 ## Environment variables that are no flags
@@ -120,7 +120,7 @@ def flag_list():
         yield "crates/config/src/flags/table.rs: the table is not understood"
     if not FLAGS.exists() or FLAGS.read_text() != flags_page():
         yield "docs/flags.md: not as the table of flags; run python3 tests/docs.py --write"
-    known = {name for name, *_ in flags()} | {"app-stop-timeout", "namespace", "help", "flag", "json", "method", "resources-path"}
+    known = {name for name, *_ in flags()} | {"namespace", "help", "flag", "json", "method", "resources-path"}
     for page in tracked("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/*.md", "docs/**/*.md"):
         for name in re.findall(r"`--([a-z][a-z0-9-]*)[=` ]", page.read_text()):
             if name not in known and name not in {"stay", "package", "release"}:

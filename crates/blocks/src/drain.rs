@@ -29,6 +29,10 @@ pub enum Cause {
     Drain,
     UserSignal,
     Child,
+    /// The app's port has been closed for as long as `--exit-when-app-exits` says.
+    App,
+    /// The network namespace is dead.
+    Network,
     Fatal,
     Forced,
 }
@@ -41,6 +45,8 @@ impl Cause {
             Self::Drain => "drain",
             Self::UserSignal => "sigusr1",
             Self::Child => "child",
+            Self::App => "app",
+            Self::Network => "network",
             Self::Fatal => "fatal",
             Self::Forced => "forced",
         }

@@ -79,7 +79,7 @@ impl Blocks {
     }
 }
 
-/// What is asked of the sidecar's life over the API.
+/// What is asked of the sidecar's life, over the API where nothing else is said.
 #[derive(Debug)]
 pub enum StopRequest {
     Graceful,
@@ -88,4 +88,8 @@ pub enum StopRequest {
     Drain,
     /// Go on after a drain; told whether that was possible.
     Resume(oneshot::Sender<bool>),
+    /// The app is gone for good.
+    AppGone,
+    /// So is the network.
+    NetworkLost,
 }

@@ -20,7 +20,7 @@ pub enum State {
     WaitHealth,
     Discover,
     Open,
-    /// The app was there and answers its health probe badly.
+    /// The app was there and answers its health probe badly, or its process has ended.
     Closed,
 }
 
@@ -74,6 +74,10 @@ pub enum Event {
     Discovered(bool),
     /// A delivery found the port closed.
     Refused,
+    /// The app's process has ended. What was asked before will not be answered.
+    Gone,
+    /// It was started again.
+    Back,
     Due,
 }
 
@@ -113,6 +117,8 @@ pub struct Machine {
     /// Discovery is unfinished although the gate is open.
     discovery_due: Option<Moment>,
     told_at: Moment,
+    /// There is no process to ask.
+    gone: bool,
 }
 
 impl Machine {
@@ -134,6 +140,7 @@ impl Machine {
             discovery_failures: 0,
             discovery_due: None,
             told_at: now,
+            gone: false,
         }
     }
 
@@ -165,6 +172,15 @@ impl Machine {
     pub fn on(&mut self, event: Event, now: Moment, dice: f64) -> Vec<Action> {
         match (self.state, event) {
             (State::Absent, _) => Vec::new(),
+            (_, Event::Gone) => {
+                self.process_gone(now);
+                Vec::new()
+            }
+            (_, Event::Back) if self.gone => {
+                self.gone = false;
+                self.wait_port(now)
+            }
+            (_, _) if self.gone => Vec::new(),
             (_, Event::Due) => self.on_due(now),
             (State::WaitPort, Event::Port(open)) => {
                 self.asking = false;
@@ -314,6 +330,13 @@ impl Machine {
             self.asking = false;
         }
         Vec::new()
+    }
+
+    fn process_gone(&mut self, now: Moment) {
+        self.enter(State::Closed, now);
+        self.gone = true;
+        self.probe_due = None;
+        (self.asking, self.probing) = (false, false);
     }
 
     fn wait_port(&mut self, now: Moment) -> Vec<Action> {
@@ -466,6 +489,32 @@ mod tests {
     }
 
     #[test]
+    fn while_its_process_is_gone_the_app_is_asked_nothing_and_then_everything() {
+        let (mut machine, now) = opened(EVERY_SECOND);
+        assert_eq!(machine.on(Event::Gone, now, 0.5), []);
+        assert_eq!((machine.state(), machine.wake_at()), (State::Closed, None));
+        for late in [
+            Event::Health(true),
+            Event::Discovered(true),
+            Event::Refused,
+            Event::Due,
+        ] {
+            assert_eq!(machine.on(late, now, 0.5), []);
+            assert_eq!(machine.state(), State::Closed, "{late:?}");
+        }
+        assert_eq!(machine.on(Event::Back, now, 0.5), [Action::TryPort]);
+        assert_eq!(
+            machine.on(Event::Port(true), now, 0.5),
+            [Action::ProbeHealth]
+        );
+        assert_eq!(
+            machine.on(Event::Health(true), now, 0.5),
+            [Action::Discover]
+        );
+        assert_eq!(machine.on(Event::Back, now, 0.5), [], "it was never gone");
+    }
+
+    #[test]
     fn a_readiness_question_comes_before_everything_else() {
         let mut machine = Machine::new(
             Settings {
@@ -490,7 +539,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_gate_never_falls_asleep(steps in proptest::collection::vec((0_u8..6, any::<bool>(), 0_u64..3_000), 1..150)) {
+        fn the_gate_never_falls_asleep(steps in proptest::collection::vec((0_u8..7, any::<bool>(), 0_u64..3_000), 1..150)) {
             let (mut machine, mut now) = opened(EVERY_SECOND);
             let mut asked: Vec<Action> = Vec::new();
             for (kind, good, passed) in steps {
@@ -501,6 +550,13 @@ mod tests {
                         Some(due) => { now = now.max(due); Event::Due }
                         None => continue,
                     },
+                    // Nobody answers any more, until it is there again.
+                    6 => {
+                        machine.on(Event::Gone, now, 0.5);
+                        prop_assert_eq!(machine.wake_at(), None);
+                        asked.clear();
+                        Event::Back
+                    }
                     // Answer the oldest question.
                     _ => match (!asked.is_empty()).then(|| asked.remove(0)) {
                         Some(Action::TryPort) => Event::Port(good),

@@ -62,6 +62,7 @@ fn command(name: &OsString, arguments: &[String], began: Instant) -> u8 {
         Some((word, rest)) => match word.as_str() {
             "sidecar" => sidecar::command(rest, began),
             "run" => run::command(rest, began),
+            run::BECOME_APP => run::become_app(rest),
             "check" => check::command(rest),
             "resiliency" => resiliency::command(rest),
             "version" | "--version" | "-v" => {

@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use outrigger_config::Options;
-use outrigger_config::flags::{self, Command, Parsed};
+use outrigger_config::flags::{self, AppRestart, AppStart, Command, Parsed};
 use outrigger_sidecar::{Companion, Start, Versions};
 
 use crate::catalog::catalog;
@@ -19,9 +19,26 @@ const LAST_TASKS: Duration = Duration::from_millis(100);
 /// Runs the command; its exit code.
 pub(crate) fn command(arguments: &[String], began: Instant) -> u8 {
     match parse(arguments) {
-        Ok((options, warnings)) => start(*options, warnings, "", None, began),
+        Ok((options, mut warnings)) => {
+            warnings.extend(for_run_only(&options).map(|flag| {
+                format!("--{flag} has no effect: the app is not ours to start, see outrigger run")
+            }));
+            start(*options, warnings, "", None, began)
+        }
         Err(code) => code,
     }
+}
+
+/// Flags that were given, and that only `run` heeds.
+fn for_run_only(options: &Options) -> impl Iterator<Item = &'static str> {
+    let app = &options.app;
+    [
+        ("app-restart", app.restart != AppRestart::Never),
+        ("app-signal-first", app.signal_first),
+        ("app-start", app.start != AppStart::OutboundReady),
+    ]
+    .into_iter()
+    .filter_map(|(flag, is_given)| is_given.then_some(flag))
 }
 
 /// Options for a sidecar, or the exit code of a command line that asked for something else.

@@ -133,6 +133,8 @@ pub(crate) struct GateKeeper {
     pub refused: Arc<Notify>,
     /// Discovery is to be repeated, because there is something new to subscribe through.
     pub renewed: Arc<Notify>,
+    /// True while the app's process, which is our child, is gone.
+    pub away: Option<watch::Receiver<bool>>,
     pub state: watch::Sender<State>,
     pub resiliency: Arc<Resiliency>,
 }
@@ -157,7 +159,8 @@ pub(crate) fn settings(options: &Options) -> outrigger_lifecycle::gate::Settings
 type Asking = Option<Pin<Box<dyn Future<Output = Event> + Send>>>;
 
 impl GateKeeper {
-    pub(crate) async fn run(self, stop: Stop) {
+    pub(crate) async fn run(mut self, stop: Stop) {
+        let mut away = self.away.take();
         let mut machine = Machine::new(self.settings, self.clock.now());
         let (mut asking, mut probing): (Asking, Asking) = (None, None);
         let mut found = false;
@@ -167,6 +170,16 @@ impl GateKeeper {
             let event = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
+                gone = changed(&mut away) => {
+                    if gone {
+                        // Nobody is left to answer.
+                        (asking, probing) = (None, None);
+                        Event::Gone
+                    } else {
+                        self.metrics.app_restarts.add([], 1);
+                        Event::Back
+                    }
+                }
                 () = self.refused.notified() => Event::Refused,
                 event = answer(&mut asking) => {
                     asking = None;
@@ -332,6 +345,15 @@ async fn answer(asking: &mut Asking) -> Event {
         Some(asking) => asking.await,
         None => std::future::pending().await,
     }
+}
+
+async fn changed(away: &mut Option<watch::Receiver<bool>>) -> bool {
+    if let Some(seen) = away
+        && seen.changed().await.is_ok()
+    {
+        return *seen.borrow_and_update();
+    }
+    std::future::pending().await
 }
 
 /// Whether calls may go to the app.

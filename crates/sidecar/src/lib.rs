@@ -5,7 +5,9 @@
 //! Never: decides when to retry, to ping or to open the gate; the machines of `outrigger-lifecycle` do.
 //! Start at [`run`]; a component's life is in `components::supervisor`.
 
+mod absence;
 mod app;
+mod companion;
 mod components;
 mod demands;
 mod drain;
@@ -14,6 +16,7 @@ mod files;
 mod host;
 mod life;
 mod listeners;
+mod network;
 mod phases;
 mod policies;
 mod reload;
@@ -25,7 +28,8 @@ mod summary;
 mod telemetry;
 mod watch;
 
+pub use companion::Companion;
 pub use components::compile_rule;
 pub use files::{Unreadable, read_configuration, read_resources};
-pub use life::Companion;
+
 pub use sidecar::{Start, Versions, run};

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use outrigger_blocks::activity::table;
 use outrigger_blocks::drain::Cause;
 use outrigger_blocks::{AnyHandle, Blocks, StopRequest};
@@ -17,6 +16,7 @@ use outrigger_telemetry::journal;
 use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{error, info, warn};
 
+use crate::companion::Companion;
 use crate::components::Names;
 use crate::drain::{Reason, Sight, WayDown, usual_linger};
 use crate::phases::Phases;
@@ -35,24 +35,8 @@ const INSISTS_AFTER: Duration = Duration::from_millis(500);
 const LAST_BREATH: Duration = Duration::from_millis(120);
 /// For what has been observed to reach its readers.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
-/// What runs beside the sidecar, as one unit with it.
-#[async_trait]
-pub trait Companion: Send {
-    /// Starts it. The ports of our API are given.
-    ///
-    /// # Errors
-    /// Why it cannot be started.
-    async fn start(&mut self, http_port: u16, grpc_port: u16) -> Result<(), String>;
-
-    /// Waits for its end, which may have come already; its exit code. Never ends before it was started.
-    ///
-    /// # Cancel safety
-    /// Can be asked again.
-    async fn ended(&mut self) -> u8;
-
-    /// Tells it to end and waits for that; it is killed when it takes longer than `limit`.
-    async fn stop(&mut self, limit: Duration);
-}
+/// The exit code of a process that is to be started again elsewhere.
+const NETWORK_LOST: u8 = 75;
 
 /// Numbers of the way up and down.
 #[derive(Clone, Copy, Debug)]
@@ -246,6 +230,14 @@ impl Life {
                     let forced = end.map_or_else(|| End::new(cause), |end| End { cause, ..end });
                     return (forced, Outcome::Insisted);
                 }
+                Woken::Asked(StopRequest::AppGone) => End::new(Cause::App),
+                Woken::Asked(StopRequest::NetworkLost) => {
+                    let lost = End {
+                        code: NETWORK_LOST,
+                        ..End::new(Cause::Network)
+                    };
+                    return (lost, Outcome::Clean);
+                }
                 Woken::Fatal(why) => End {
                     code: 1,
                     fatal: Some(why),
@@ -305,6 +297,9 @@ impl Life {
             };
             // The first reason counts.
             if end.is_none() {
+                if let Some(companion) = &mut self.companion {
+                    companion.ending();
+                }
                 self.begin_end(&mut way, &mut drains, &next);
                 end = Some(next);
             }
@@ -448,6 +443,9 @@ impl Life {
             (Outcome::Late, false) => {
                 forced.add(["deadline"], 1);
                 if end.code == 0 { 1 } else { end.code }
+            }
+            (Outcome::Clean, false) if end.code == 0 => {
+                self.companion.as_ref().map_or(0, |app| app.verdict())
             }
             (Outcome::Clean, false) => end.code,
         }

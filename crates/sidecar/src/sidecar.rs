@@ -36,12 +36,13 @@ use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::app::{App, GateKeeper};
+use crate::companion::Companion;
 use crate::components::{Components, Environment, ExternalEndpoints, Names, Shared};
 use crate::demands::Demands;
 use crate::drain::Sight;
 use crate::events::{Audience, Teller};
 use crate::files::read_configuration;
-use crate::life::{Companion, Life, Settings};
+use crate::life::{Life, Settings};
 use crate::listeners::{Listeners, Ports};
 use crate::phases::{Phases, Watches};
 use crate::policies::Policies;
@@ -49,7 +50,7 @@ use crate::reload::Resources;
 use crate::servers::{Apis, Servers};
 use crate::signals::Signals;
 use crate::subscriptions::Wanted;
-use crate::{app, components, host, listeners, telemetry};
+use crate::{absence, app, components, host, listeners, network, telemetry};
 
 const SCOPE: &str = "dapr.runtime";
 
@@ -264,7 +265,7 @@ impl Assembly {
     async fn build(
         self,
         listeners: Listeners,
-        companion: Option<Box<dyn Companion>>,
+        mut companion: Option<Box<dyn Companion>>,
         signals: Signals,
     ) -> Result<Life, String> {
         let options = &self.options;
@@ -286,6 +287,7 @@ impl Assembly {
         let peers = self.peers();
         let invoke = Arc::new(self.invoke(app.as_ref(), &watches, &peers, &endpoints));
         let names = self.names(&shared, &invoke.resolver, ports);
+        self.watch(app.as_ref(), &stop);
         let blocks = Arc::new(self.blocks(Parts {
             registry: &registry,
             app: app.as_ref(),
@@ -338,6 +340,7 @@ impl Assembly {
                 clock: self.clock,
                 refused,
                 renewed,
+                away: companion.as_ref().map(|app| app.away()),
                 state: gate,
                 resiliency: self.resiliency.clone(),
             };
@@ -354,6 +357,9 @@ impl Assembly {
         let phases = Arc::new(phases);
         self.tell_others(app.as_ref(), &gate_seen);
         let kubernetes = options.files.mode == Mode::Kubernetes;
+        if let Some(app) = companion.as_mut().filter(|app| app.starts_at_once()) {
+            app.start(ports.http, ports.grpc).await?;
+        }
         Ok(Life {
             settings: Settings {
                 settle_timeout: options.lifecycle.settle_timeout,
@@ -390,6 +396,32 @@ impl Assembly {
             companion,
             ports: (ports.http, ports.grpc),
         })
+    }
+
+    /// What may end us besides what we are told.
+    fn watch(&self, app: Option<&App>, stop: &mpsc::Sender<StopRequest>) {
+        let chosen = &self.options.lifecycle;
+        let network = network::Watcher {
+            clock: self.clock,
+            metrics: self.metrics.clone(),
+            end: chosen.exit_on_network_loss.then(|| stop.clone()),
+        };
+        self.scope.spawn("network", |stop| network.run(stop));
+        match (chosen.exit_when_app_exits, app) {
+            (Some(limit), Some(app)) => {
+                let watcher = absence::Watcher {
+                    app: app.channel.clone(),
+                    limit,
+                    clock: self.clock,
+                    end: stop.clone(),
+                };
+                self.scope.spawn("app.absence", |stop| watcher.run(stop));
+            }
+            (Some(_), None) => {
+                warn!(target: SCOPE, "--exit-when-app-exits has no effect without --app-port")
+            }
+            (None, _) => {}
+        }
     }
 
     fn namespace(&self) -> Namespace {

@@ -193,6 +193,8 @@ metrics! {
     component_waiters: Gauge<1> = "outrigger_component_waiters" ["component"] "API calls that wait for the component to be ready.";
     inflight: Gauge<2> = "outrigger_inflight" ["kind", "component"] "Work that has been handed to the app and has not ended.";
     app_probe: Counter<1> = "outrigger_app_probe_total" ["result"] "Health probes of the app.";
+    app_restarts: Counter<0> = "outrigger_app_restarts_total" [] "Starts of the app after its first, by outrigger run.";
+    network_lost: Gauge<0> = "outrigger_network_namespace_lost" [] "1 while only loopback is left of the network.";
     drain_forced: Counter<1> = "outrigger_drain_forced_total" ["cause"] "Stops that cut work short.";
     drain_seconds: Histogram<1> = "outrigger_drain_seconds" ["cause"] (seconds) "Time from the trigger of a stop to its end, in seconds.";
     events_dropped: Counter<0> = "outrigger_events_dropped_total" [] "Changes that a listener was too slow for, or that its receiver did not take.";

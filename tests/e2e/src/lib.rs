@@ -1,9 +1,10 @@
 //! What the end-to-end tests share: the real binary as a process, apps and clients that speak to it.
 //!
 //! Owns: the built binary ([`binary`]), processes and their output ([`process`]), one sidecar with its ports and its
-//! resources ([`sidecar`]), resources as text ([`component`], [`policies`]), brokers ([`bus`]), scripted apps ([`app`], [`grpc_app`]) and peers
-//! ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), load ([`load`]), metrics ([`metrics`]), measured figures
-//! ([`figures`]).
+//! resources ([`sidecar`]), one with an app as a unit ([`unit`]), what the kernel says of processes, and namespaces
+//! ([`system`]), resources as text ([`component`], [`policies`]), brokers ([`bus`]), scripted apps ([`app`], [`grpc_app`])
+//! and peers ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), load ([`load`]), metrics ([`metrics`]), measured
+//! figures ([`figures`]).
 //! Never: links a part of the sidecar; what is tested is the program that users get.
 //! Start at [`Plan::start`]. A helper that fails panics: it has no caller but a test.
 //! Tests: the files in `tests/`, by subject; rows of `lifecycle.md` §9 carry their numbers.
@@ -29,6 +30,8 @@ pub mod peers;
 pub mod policies;
 pub mod process;
 pub mod sidecar;
+pub mod system;
+pub mod unit;
 
 pub use app::{App, Received, Reply};
 pub use bus::Bus;
@@ -40,6 +43,7 @@ pub use load::Load;
 pub use peers::{Peer, Registry};
 pub use process::Process;
 pub use sidecar::{Plan, Sidecar};
+pub use unit::{Unit, UnitPlan};
 
 use std::time::Duration;
 

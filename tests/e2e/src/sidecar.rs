@@ -119,7 +119,7 @@ pub struct Ports {
 }
 
 impl Ports {
-    fn free() -> Self {
+    pub(crate) fn free() -> Self {
         let free = ports::free;
         Self {
             http: free(),
@@ -130,7 +130,7 @@ impl Ports {
         }
     }
 
-    fn flags(&self) -> [String; 5] {
+    pub(crate) fn flags(&self) -> [String; 5] {
         [
             format!("--dapr-http-port={}", self.http),
             format!("--dapr-grpc-port={}", self.grpc),

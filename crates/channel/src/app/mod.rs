@@ -49,6 +49,12 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 const PORT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pauses between looks at the port of an app that may be on its way out.
+const LEAVING: [Duration; 3] = [
+    Duration::ZERO,
+    Duration::from_millis(20),
+    Duration::from_millis(80),
+];
 
 /// At most so many calls to the app at a time; others wait.
 #[derive(Clone, Debug)]
@@ -77,15 +83,14 @@ async fn accepts(target: &Target) -> bool {
     )
 }
 
-/// The port of a process that is dying may close a moment after its connections.
-const SECOND_LOOK: Duration = Duration::from_millis(50);
-
 /// Whether the app behind a connection that broke, or that could not be made, has gone. Its port tells: a connection may
-/// break for any reason.
+/// break for any reason, and the kernel closes a dying process's sockets one after the other.
 async fn has_gone(target: &Target) -> bool {
-    if !accepts(target).await {
-        return true;
+    for pause in LEAVING {
+        tokio::time::sleep(pause).await;
+        if !accepts(target).await {
+            return true;
+        }
     }
-    tokio::time::sleep(SECOND_LOOK).await;
-    !accepts(target).await
+    false
 }

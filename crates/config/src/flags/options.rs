@@ -52,8 +52,35 @@ pub struct AppOptions {
     pub lifecycle_path: Option<String>,
     /// `--poison-crash-limit`: 5; 0 means without limit.
     pub poison_crash_limit: u32,
-    /// `--app-log-prefix`: empty.
-    pub log_prefix: String,
+    /// `--app-log-prefix`: absent. Empty means that the app writes where we do.
+    pub log_prefix: Option<String>,
+    /// `--app-start`: outbound-ready.
+    pub start: AppStart,
+    /// `--app-stop-timeout`: 10s.
+    pub stop_timeout: Duration,
+    /// `--app-signal-first`: false.
+    pub signal_first: bool,
+    /// `--app-restart`: never.
+    pub restart: AppRestart,
+}
+
+/// When an app that is our child is started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AppStart {
+    /// Once its calls are served.
+    #[default]
+    OutboundReady,
+    Immediately,
+}
+
+/// Whether an app that is our child is started again when it ends by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AppRestart {
+    #[default]
+    Never,
+    /// Unless its exit code is 0.
+    OnFailure,
+    Always,
 }
 
 /// How the app is spoken to.
@@ -312,6 +339,10 @@ pub struct LifecycleOptions {
     pub block_shutdown: Option<Duration>,
     /// `--drain-quiet`: 1s.
     pub drain_quiet: Duration,
+    /// `--exit-when-app-exits`: 0, which means never.
+    pub exit_when_app_exits: Option<Duration>,
+    /// `--exit-on-network-namespace-loss`: false.
+    pub exit_on_network_loss: bool,
     /// `--prestop-on-public-port`: false.
     pub prestop_on_public_port: bool,
     /// `--state-dir`; absent means that no history is kept.

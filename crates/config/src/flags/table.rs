@@ -11,8 +11,8 @@ use outrigger_core::quantity;
 
 use super::draft::Draft;
 use super::options::{
-    AppProtocol, InitMode, LazyComponents, LogLevel, Mode, OutboundReady, ReadinessRequires,
-    StateJsonNumbers,
+    AppProtocol, AppRestart, AppStart, InitMode, LazyComponents, LogLevel, Mode, OutboundReady,
+    ReadinessRequires, StateJsonNumbers,
 };
 
 /// `Err` says what was expected.
@@ -186,7 +186,13 @@ pub(super) const FLAGS: &[Flag] = &[
     ours("app-busy-path", "", Text(|d, v| path(v, &mut d.app.busy_path)), "path of the app that answers {\"busy\": true} while it has work of its own: a drain waits for it"),
     ours("app-lifecycle-path", "", Text(|d, v| path(v, &mut d.app.lifecycle_path)), "path of the app that is sent what happens to this sidecar, as CloudEvents"),
     ours("poison-crash-limit", "5", Number(|d, v| crashes(v, &mut d.app.poison_crash_limit)), "after so many crashes of the app under the same message it counts as failed; 0: never"),
-    ours("app-log-prefix", "", Text(|d, v| text(v, &mut d.app.log_prefix)), "put before each line that the app prints"),
+    ours("app-log-prefix", "", Text(|d, v| some(v, &mut d.app.log_prefix)), "with `outrigger run`: put before each line that the app prints; given and empty, the app has our standard output and error for its own"),
+    ours("app-start", "outbound-ready", Text(|d, v| exact(v, APP_STARTS, "outbound-ready or immediately", &mut d.app.start)), "with `outrigger run`: when the app is started: outbound-ready (once its calls are served) or immediately"),
+    ours("app-stop-timeout", "10s", Time(|d, v| not_negative(v, &mut d.app.stop_timeout)), "with `outrigger run`: how long the app gets to end by itself before it is killed, within --drain-timeout"),
+    ours("app-signal-first", "false", Switch(|d, v| d.app.signal_first = v), "with `outrigger run`: send SIGTERM to the app when the end begins, not when all work in hand is done"),
+    ours("app-restart", "never", Text(|d, v| exact(v, APP_RESTARTS, "never, on-failure or always", &mut d.app.restart)), "with `outrigger run`: whether an app that ends by itself is started again: never (its end is ours), on-failure (unless its exit code is 0) or always"),
+    ours("exit-when-app-exits", "0", Time(|d, v| optional_time(v, &mut d.lifecycle.exit_when_app_exits)), "end cleanly once the app's port, having been open, has been closed for this long; 0: never"),
+    ours("exit-on-network-namespace-loss", "false", Switch(|d, v| d.lifecycle.exit_on_network_loss = v), "end with exit code 75 when only loopback has been left of the network for 10s, as after a restart of the container that owns it"),
     ours("drain-timeout", "", Time(|d, v| not_negative(v, d.drain_timeout.get_or_insert_default())), "how long the end may take, 0: no limit; not given: graceful and block duration, else POD_TERMINATION_GRACE_PERIOD_SECONDS - 5s, else 25s"),
     ours("drain-accept-window", "", Time(|d, v| not_negative(v, d.accept_window.get_or_insert_default())), "how long calls of other sidecars are still taken once the end has begun; not given: 3s with --mode kubernetes, else 0"),
     ours("drain-quiet", "1s", Time(|d, v| not_negative(v, &mut d.lifecycle.drain_quiet)), "end once nothing was called for this long, after all work is done"),
@@ -224,6 +230,15 @@ const LAZY: &[(&str, LazyComponents)] = &[
     ("none", LazyComponents::None),
     ("outbound", LazyComponents::Outbound),
     ("all", LazyComponents::All),
+];
+const APP_STARTS: &[(&str, AppStart)] = &[
+    ("outbound-ready", AppStart::OutboundReady),
+    ("immediately", AppStart::Immediately),
+];
+const APP_RESTARTS: &[(&str, AppRestart)] = &[
+    ("never", AppRestart::Never),
+    ("on-failure", AppRestart::OnFailure),
+    ("always", AppRestart::Always),
 ];
 const STATUSES: &[(&str, u16)] = &[("503", 503), ("500", 500)];
 const OUTBOUND: &[(&str, OutboundReady)] = &[
