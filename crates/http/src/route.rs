@@ -50,6 +50,7 @@ pub(crate) enum Verb {
     Shutdown,
     GetResiliency,
     ResetBreakers,
+    RetryComponent,
     Invoke,
 }
 
@@ -155,6 +156,7 @@ pub(crate) static ROUTES: &[Route] = routes! {
     Shutdown POST, "v1.0" "shutdown", "shutdown" "v1", "Shutdown";
     ResetBreakers POST, "outrigger" "v1/resiliency/reset", "outrigger" "v1", "ResetBreakers";
     GetResiliency GET, "outrigger" "v1/resiliency", "outrigger" "v1", "GetResiliency";
+    RetryComponent POST, "outrigger" "v1/components/{name}/retry", "outrigger" "v1", "RetryComponent";
 };
 
 /// The route of everything else.

@@ -9,6 +9,7 @@ pub mod gate;
 pub mod phase;
 mod scope;
 pub mod subscription;
+pub mod succession;
 
 pub use outrigger_policy::{Backoff, Moment};
 pub use scope::{Clock, Scope, Stop};

@@ -2,7 +2,7 @@
 //!
 //! Owns: the built binary ([`binary`]), processes and their output ([`process`]), one sidecar with its ports and its
 //! resources ([`sidecar`]), resources as text ([`component`], [`policies`]), scripted apps ([`app`], [`grpc_app`]) and peers
-//! ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), metrics ([`metrics`]), measured figures ([`figures`]).
+//! ([`peers`]), clients for HTTP ([`http`], without a pause: [`load`]) and gRPC ([`grpc`]), metrics ([`metrics`]), measured figures ([`figures`]).
 //! Never: links a part of the sidecar; what is tested is the program that users get.
 //! Start at [`Plan::start`]. A helper that fails panics: it has no caller but a test.
 //! Tests: the files in `tests/`, by subject; rows of `lifecycle.md` §9 carry their numbers.
@@ -21,6 +21,7 @@ pub mod figures;
 pub mod grpc;
 pub mod grpc_app;
 pub mod http;
+pub mod load;
 pub mod metrics;
 pub mod peers;
 pub mod policies;
@@ -32,6 +33,7 @@ pub use component::Component;
 pub use figures::figure;
 pub use grpc_app::{GrpcApp, GrpcReply};
 pub use http::{Answer, Request};
+pub use load::Load;
 pub use peers::{Peer, Registry};
 pub use process::Process;
 pub use sidecar::{Plan, Sidecar};

@@ -37,6 +37,7 @@ pub(crate) async fn call(api: &Api, asked: Asked<'_>, verb: Verb) -> Outcome {
         Verb::PutMetadata => metadata::put(api, asked).await,
         Verb::GetResiliency => Ok(resiliency::get(api)),
         Verb::ResetBreakers => resiliency::reset(api, asked).await,
+        Verb::RetryComponent => retry(api, &asked),
         Verb::Healthz => health::ready(api, asked).await,
         Verb::HealthzComponents => health::list(api, asked).await,
         Verb::HealthzComponent => health::one(api, asked).await,
@@ -66,6 +67,12 @@ pub(crate) async fn call(api: &Api, asked: Asked<'_>, verb: Verb) -> Outcome {
 /// Nothing to say of a success.
 fn done(outcome: Result<(), ApiError>) -> Outcome {
     outcome.map(|()| reply::empty()).map_err(Box::new)
+}
+
+/// What is not ready is tried at once; the answer does not wait for that.
+fn retry(api: &Api, asked: &Asked<'_>) -> Outcome {
+    let known = api.blocks.retry(&asked.param(0));
+    known.map(|()| reply::accepted()).map_err(Box::new)
 }
 
 fn shut_down(api: &Api, asked: &Asked<'_>) -> Response<Body> {
