@@ -2,13 +2,14 @@
 //!
 //! A [`Handle`] outlives every connection of its component. Asking for the instance is one atomic load while the
 //! component is ready; otherwise the caller waits for a bounded time and is then told what stands in the way.
+//! It outlives changes of the definition too: a caller that holds it uses whatever serves under the name by then.
 //! The supervisor of `outrigger-sidecar` is the only one to change what a handle shows.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_component_api::{
     Catalog, ComponentError, ComponentName, Kind, NameResolver, PubSub, SecretStore, StateStore,
 };
@@ -16,7 +17,7 @@ use outrigger_core::ApiError;
 use outrigger_lifecycle::connection::{Failure, State, Status};
 use outrigger_lifecycle::{Clock, Moment};
 use outrigger_telemetry::Metrics;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::about::About;
 use crate::errors;
@@ -64,11 +65,18 @@ pub enum Signal {
 
 /// One component. Kept by name in the [`Registry`](crate::Registry).
 pub struct Handle<T: ?Sized> {
-    pub info: Info,
+    pub name: ComponentName,
+    pub kind: Kind,
+    /// Of the definition that serves.
+    info: ArcSwap<Info>,
     clock: Clock,
     instance: ArcSwapOption<Instance<T>>,
     status: watch::Sender<Status>,
+    /// A changed definition that has not taken its place yet.
+    pending: watch::Sender<Option<Pending>>,
     signals: mpsc::Sender<Signal>,
+    /// How often an attempt out of turn was asked for. A counter cannot overflow as a queue can.
+    kicks: watch::Sender<u64>,
     waiters: AtomicUsize,
     /// Calls that were answered without asking the component, because it was not ready.
     refused: AtomicU64,
@@ -82,6 +90,37 @@ pub struct Handle<T: ?Sized> {
 pub struct Instance<T: ?Sized> {
     pub driver: Arc<T>,
     pub about: Arc<About>,
+    /// It makes way in good order: whoever works on it for long is to finish and let go.
+    is_leaving: AtomicBool,
+    /// Dropped with the instance.
+    _held: oneshot::Sender<()>,
+}
+
+impl<T: ?Sized> Instance<T> {
+    /// Whether whoever works on it is to finish and let go of it. One that broke does not leave, it is gone.
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
+    }
+}
+
+/// Tells when nobody uses an instance any more.
+#[derive(Debug)]
+pub struct InUse(oneshot::Receiver<()>);
+
+impl InUse {
+    /// Waits until the last call on the instance has ended.
+    pub async fn ended(self) {
+        // Nothing is ever sent; the sender goes with the instance.
+        self.0.await.ok();
+    }
+}
+
+/// A changed definition that cannot take its place, or not yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pending {
+    /// `state.redis/v1`; empty where the resource does not tell any more.
+    pub full_type: String,
+    pub status: Status,
 }
 
 /// How long callers wait for a component that is not ready.
@@ -100,13 +139,16 @@ impl<T: ?Sized> Control<T> {
     /// Of a component that has not been connected yet.
     pub fn new(info: Info, clock: Clock, status: Status) -> Self {
         let (signals, received) = mpsc::channel(16);
-        let (status, _) = watch::channel(status);
         let handle = Handle {
-            info,
+            name: info.name.clone(),
+            kind: info.kind,
+            info: ArcSwap::from_pointee(info),
             clock,
             instance: ArcSwapOption::const_empty(),
-            status,
+            status: watch::Sender::new(status),
+            pending: watch::Sender::new(None),
             signals,
+            kicks: watch::Sender::new(0),
             waiters: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             last_used: AtomicU64::new(0),
@@ -120,6 +162,11 @@ impl<T: ?Sized> Control<T> {
 }
 
 impl<T: ?Sized> Handle<T> {
+    /// What is known of the definition that serves.
+    pub fn info(&self) -> Arc<Info> {
+        self.info.load_full()
+    }
+
     /// The instance, if the component is ready.
     pub fn instance(&self) -> Option<Arc<Instance<T>>> {
         self.instance.load_full()
@@ -131,6 +178,11 @@ impl<T: ?Sized> Handle<T> {
 
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// A changed definition that has not taken its place yet.
+    pub fn pending(&self) -> Option<Pending> {
+        self.pending.borrow().clone()
     }
 
     /// How many callers are waiting.
@@ -211,7 +263,7 @@ impl<T: ?Sized> Handle<T> {
 
     /// What a caller is told of a component that does not serve now.
     pub fn not_ready(&self) -> ApiError {
-        errors::component::not_ready(&self.info, &self.status(), self.clock.now())
+        errors::component::not_ready(&self.info(), &self.status(), self.clock.now())
     }
 
     /// What a caller is told when the connection broke under its call.
@@ -223,7 +275,7 @@ impl<T: ?Sized> Handle<T> {
             status.failure = Some(error.clone().into_failure());
             status.next_attempt = Some(self.clock.now() + Duration::from_millis(500));
         }
-        errors::component::not_ready(&self.info, &status, self.clock.now())
+        errors::component::not_ready(&self.info(), &status, self.clock.now())
     }
 
     /// A call succeeded: as good as a ping.
@@ -302,15 +354,53 @@ impl<T: ?Sized> Handle<T> {
         self.signals.try_send(Signal::Suspected).ok();
     }
 
+    /// Whatever is not ready is to be tried at once, a changed definition included.
+    pub fn retry(&self) {
+        self.kicks.send_modify(|count| *count += 1);
+    }
+
+    /// For the supervisor: changes whenever somebody asks for an attempt out of turn.
+    pub fn kicked(&self) -> watch::Receiver<u64> {
+        self.kicks.subscribe()
+    }
+
     /// Shows what the connection machine says. Only the supervisor calls it.
     pub fn show(&self, status: Status) {
         self.status.send_replace(status);
     }
 
-    /// Puts an instance in place, or takes it away. Only the supervisor calls it.
-    pub fn install(&self, driver: Option<(Arc<T>, Arc<About>)>) -> Option<Arc<Instance<T>>> {
-        self.instance
-            .swap(driver.map(|(driver, about)| Arc::new(Instance { driver, about })))
+    /// Shows a changed definition that waits. Only the supervisor calls it.
+    pub fn show_pending(&self, pending: Option<Pending>) {
+        self.pending.send_replace(pending);
+    }
+
+    /// From now on this is the definition that serves. Only the supervisor calls it.
+    pub fn define(&self, info: Info) {
+        self.info.store(Arc::new(info));
+    }
+
+    /// Asks whoever works on the present instance to finish. Only the supervisor calls it, ahead of taking it away.
+    pub fn retire(&self) {
+        if let Some(instance) = self.instance() {
+            instance.is_leaving.store(true, Ordering::Release);
+        }
+    }
+
+    /// Puts an instance in place of whatever is there. Only the supervisor calls it.
+    pub fn install(&self, driver: Arc<T>, about: Arc<About>) -> InUse {
+        let (held, ended) = oneshot::channel();
+        self.instance.store(Some(Arc::new(Instance {
+            driver,
+            about,
+            is_leaving: AtomicBool::new(false),
+            _held: held,
+        })));
+        InUse(ended)
+    }
+
+    /// Takes the instance away. Only the supervisor calls it.
+    pub fn withdraw(&self) {
+        self.instance.store(None);
     }
 
     /// The last failure, for people.
@@ -324,8 +414,8 @@ impl<T: ?Sized> std::fmt::Debug for Handle<T> {
         write!(
             f,
             "{} ({}) {}",
-            self.info.name,
-            self.info.type_name,
+            self.name,
+            self.info.load().type_name,
             self.status.borrow().state
         )
     }
@@ -367,8 +457,25 @@ macro_rules! each {
 }
 
 impl AnyHandle {
-    pub fn info(&self) -> &Info {
-        each!(self, handle => &handle.info)
+    pub fn name(&self) -> &ComponentName {
+        each!(self, handle => &handle.name)
+    }
+
+    pub fn kind(&self) -> Kind {
+        each!(self, handle => handle.kind)
+    }
+
+    pub fn info(&self) -> Arc<Info> {
+        each!(self, handle => handle.info())
+    }
+
+    pub fn pending(&self) -> Option<Pending> {
+        each!(self, handle => handle.pending())
+    }
+
+    /// See [`Handle::retry`].
+    pub fn retry(&self) {
+        each!(self, handle => handle.retry());
     }
 
     pub fn status(&self) -> Status {
@@ -418,12 +525,12 @@ impl AnyHandle {
     }
 }
 
-/// Shows a component's state in the metrics.
-pub fn record_state(metrics: &Metrics, info: &Info, state: State) {
+/// Shows a component's state in the metrics; none for one that is no more.
+pub fn record_state(metrics: &Metrics, info: &Info, state: Option<State>) {
     for other in State::ALL {
         metrics.component_state.set(
             [info.name.as_str(), &info.type_name, other.name()],
-            f64::from(u8::from(other == state)),
+            f64::from(u8::from(Some(other) == state)),
         );
     }
 }

@@ -135,7 +135,7 @@ impl Guard {
             handle.refuse();
             self.metrics
                 .component_rejected_calls
-                .add([handle.info.name.as_str(), &error.tag], 1);
+                .add([handle.name.as_str(), &error.tag], 1);
             self.metrics.error(&error.tag, error.category);
         }
         ready
@@ -151,9 +151,9 @@ impl Guard {
         if self.resiliency.is_empty() {
             return None;
         }
-        let kind = policy_kind(handle.info.kind)?;
+        let kind = policy_kind(handle.kind)?;
         self.resiliency
-            .component(handle.info.name.as_str(), kind, Flow::Outbound)
+            .component(handle.name.as_str(), kind, Flow::Outbound)
     }
 
     /// Calls a component under its policies and records the outcome under `operation`. `call` may be asked more than once,
@@ -196,7 +196,7 @@ impl Guard {
         F: FnMut(Arc<Instance<T>>) -> A,
         A: Future<Output = Result<R, Failed>>,
     {
-        let name = handle.info.name.as_str();
+        let name = handle.name.as_str();
         let target = self.outbound(handle);
         // With policies or without, the call stands here once: its future is large.
         let mut operation = target
@@ -278,13 +278,13 @@ impl Guard {
         }
         let success = if success { "true" } else { "false" };
         let labels = [
-            handle.info.name.as_str(),
+            handle.name.as_str(),
             self.metrics.settings.namespace.as_str(),
             operation,
             success,
         ];
         let millis = whole_millis(elapsed);
-        match handle.info.kind {
+        match handle.kind {
             Kind::State => {
                 self.metrics.state_count.add(labels, 1);
                 self.metrics.state_latencies.observe(labels, millis);

@@ -28,13 +28,13 @@ pub mod state;
 pub mod status;
 
 pub use about::{About, Origin};
-pub use component::{AnyHandle, Control, Handle, Info, Instance, Patience, Signal};
+pub use component::{AnyHandle, Control, Handle, InUse, Info, Instance, Patience, Pending, Signal};
 pub use guard::Guard;
 pub use registry::{Registry, Rejected, Table};
 
 use std::sync::Arc;
 
-use outrigger_core::{AppId, Namespace};
+use outrigger_core::{ApiError, AppId, Namespace};
 use outrigger_resiliency::{ComponentKind, Flow, View};
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::history::Reader;
@@ -76,6 +76,27 @@ impl Blocks {
             }
         }
         resiliency.view()
+    }
+}
+
+impl Blocks {
+    /// Tries a component at once, if it is not ready; a changed definition that waits for its turn too.
+    ///
+    /// # Errors
+    /// When there is no such component, or only a resource that cannot be tried as it is written.
+    pub fn retry(&self, name: &str) -> Result<(), ApiError> {
+        let table = self.registry.table();
+        let mut own = table
+            .all
+            .iter()
+            .filter(|handle| handle.name().as_str() == name)
+            .peekable();
+        if own.peek().is_none() {
+            let rejected = self.registry.rejection(name, "");
+            return Err(rejected.unwrap_or_else(|| errors::health::no_component(name)));
+        }
+        own.for_each(AnyHandle::retry);
+        Ok(())
     }
 }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use outrigger_core::Metadata;
 use outrigger_core::json::{Numbers, Style, Value, encode};
+use outrigger_lifecycle::connection::Status;
 use outrigger_lifecycle::phase::Phase;
-use outrigger_lifecycle::{Clock, gate};
+use outrigger_lifecycle::{Clock, Moment, gate};
 use outrigger_resiliency::Resiliency;
 use tokio::sync::watch;
 
@@ -157,9 +158,6 @@ impl MetadataApi {
         let table = self.registry.table();
         let now = self.clock.now();
         let subscriptions = self.subscriptions.list();
-        let millis = |duration: Duration| {
-            Value::integer(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
-        };
         let known = table.all.iter().map(|handle| {
             let (info, status) = (handle.info(), handle.status());
             let mut members = vec![
@@ -169,17 +167,11 @@ impl MetadataApi {
                 ("sinceMs", millis(now.since(status.since))),
                 ("attempt", Value::integer(status.attempt)),
             ];
-            if let Some(failure) = &status.failure {
-                members.push(("class", Value::string(failure.class.name())));
-                members.push(("message", Value::string(failure.message.as_str())));
-            }
-            if let Some(at) = status.next_attempt {
-                members.push(("nextRetryMs", millis(at.since(now))));
-            }
-            if let Some(at) = status.last_ok.max(
-                (handle.last_used() > outrigger_lifecycle::Moment::START)
-                    .then(|| handle.last_used()),
-            ) {
+            members.extend(trouble(&status, now));
+            if let Some(at) = status
+                .last_ok
+                .max((handle.last_used() > Moment::START).then(|| handle.last_used()))
+            {
                 members.push(("lastOkMs", millis(now.since(at))));
             }
             if info.optional {
@@ -191,6 +183,12 @@ impl MetadataApi {
             let own: Vec<Value> = own.map(subscription_state).collect();
             if !own.is_empty() {
                 members.push(("subscriptions", Value::Array(own)));
+            }
+            if let Some(pending) = handle.pending() {
+                let mut changed = vec![("state", Value::string(pending.status.state.name()))];
+                changed.extend(trouble(&pending.status, now));
+                changed.push(("attempt", Value::integer(pending.status.attempt)));
+                members.push(("pendingRevision", object(changed)));
             }
             object(members)
         });
@@ -206,6 +204,23 @@ impl MetadataApi {
         let all = Value::Array(known.chain(rejected).collect());
         String::from_utf8(encode(&all, Style::Ours, Numbers::Exact)).unwrap_or_default()
     }
+}
+
+fn millis(duration: Duration) -> Value {
+    Value::integer(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// What stands in the way of a connection.
+fn trouble(status: &Status, now: Moment) -> Vec<(&'static str, Value)> {
+    let mut members = Vec::new();
+    if let Some(failure) = &status.failure {
+        members.push(("class", Value::string(failure.class.name())));
+        members.push(("message", Value::string(failure.message.as_str())));
+    }
+    if let Some(at) = status.next_attempt {
+        members.push(("nextRetryMs", millis(at.since(now))));
+    }
+    members
 }
 
 fn subscription_state(listed: &Listed) -> Value {

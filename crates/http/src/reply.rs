@@ -17,6 +17,13 @@ pub(crate) fn empty() -> Response<Body> {
     response
 }
 
+/// It will be done; nothing else to say.
+pub(crate) fn accepted() -> Response<Body> {
+    let mut response = Response::new(Body::EMPTY);
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
 /// Bytes that are JSON already.
 pub(crate) fn data(status: u16, bytes: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::Bytes(bytes.into()));

@@ -55,6 +55,7 @@ pub(crate) enum Verb {
     Resume,
     GetHistory,
     GetEvents,
+    RetryComponent,
     Invoke,
 }
 
@@ -166,6 +167,7 @@ pub(crate) static ROUTES: &[Route] = routes! {
     Resume DELETE, "outrigger" "v1/drain", "outrigger" "v1", "Resume";
     GetHistory GET, "outrigger" "v1/history", "outrigger" "v1", "GetHistory";
     GetEvents GET, "outrigger" "v1/events", "outrigger" "v1", "GetEvents";
+    RetryComponent POST, "outrigger" "v1/components/{name}/retry", "outrigger" "v1", "RetryComponent";
 };
 
 /// The route of everything else.

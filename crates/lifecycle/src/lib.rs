@@ -14,6 +14,7 @@ pub mod network;
 pub mod phase;
 mod scope;
 pub mod subscription;
+pub mod succession;
 
 pub use outrigger_policy::{Backoff, Moment};
 pub use scope::{Clock, Scope, Stop};

@@ -68,7 +68,7 @@ impl Missing for Demands {
         handles
             .iter()
             .filter(|handle| !is_ready(handle))
-            .map(|handle| handle.info().name.to_string())
+            .map(|handle| handle.name().to_string())
             .collect()
     }
 

@@ -527,7 +527,7 @@ async fn ended(companion: &mut Option<Box<dyn Companion>>) -> u8 {
 /// Waits until every component has ended its first attempt, one way or the other. One that waits for a secret store which
 /// is not to be had has come as far as it can, too.
 async fn settled(handles: Vec<AnyHandle>) {
-    let is_store = |handle: &&AnyHandle| handle.info().kind == Kind::Secrets;
+    let is_store = |handle: &&AnyHandle| handle.kind() == Kind::Secrets;
     for store in handles.iter().filter(is_store) {
         store.watch().wait_for(|status| status.settled).await.ok();
     }

@@ -1,5 +1,6 @@
 //! Reading resources, at the start and again when told to.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use outrigger_config::{Configuration, Context, Loaded, load};
@@ -27,6 +28,8 @@ pub(crate) struct Resources {
     pub renewed: Arc<Notify>,
     pub policies: Policies,
     pub scope: Scope,
+    /// What was told of the files when they were last read; told again once it has changed.
+    pub told: HashSet<String>,
 }
 
 impl Resources {
@@ -42,44 +45,69 @@ impl Resources {
             .await
             .map_err(|error| error.to_string())?;
         let (loaded, unreadable) = read?;
+        let told = std::mem::take(&mut self.told);
         for diagnostic in &loaded.diagnostics {
+            let line = diagnostic.located();
+            self.told.insert(line.clone());
+            if told.contains(&line) {
+                continue;
+            }
             // Of a refused Resiliency resource everything is told in one line.
-            let told = loaded.refused_resiliencies.iter().any(|refused| {
+            let is_told = loaded.refused_resiliencies.iter().any(|refused| {
                 diagnostic.is_error() && refused.place.file == diagnostic.place.file
             });
-            if told {
+            if is_told {
                 continue;
             }
             if diagnostic.is_error() {
-                error!(target: SCOPE, "{}", diagnostic.located());
+                error!(target: SCOPE, "{line}");
             } else if diagnostic.code == "CFG-BUILT-IN" {
                 warn!(target: SCOPE, place = %diagnostic.place, "{}", diagnostic.message);
             } else {
-                warn!(target: SCOPE, "{}", diagnostic.located());
+                warn!(target: SCOPE, "{line}");
             }
         }
         for (file, reason) in &unreadable {
-            error!(target: SCOPE, file, err = reason, "resource file cannot be read");
+            let line = format!("{file}: {reason}");
+            if !told.contains(&line) {
+                error!(target: SCOPE, file, err = reason, "resource file cannot be read");
+            }
+            self.told.insert(line);
         }
+        let before = self.topics();
         self.components
-            .apply(&loaded, &unreadable, &self.configuration)
-            .await;
+            .apply(&loaded, &unreadable, &self.configuration);
         self.demands.concern(&self.components);
         let names = self.policies.apply(&loaded, &unreadable, &self.folders)?;
         self.endpoints
             .apply(&self.shared, &loaded.http_endpoints, names, &self.scope);
         self.wanted.declare(&loaded.subscriptions);
-        // There may be something new to subscribe through.
-        self.renewed.notify_one();
+        if self.topics() != before {
+            // There is something new to subscribe through.
+            self.renewed.notify_one();
+        }
         Ok(())
     }
 
+    /// Names of what may be subscribed through.
+    fn topics(&self) -> BTreeSet<String> {
+        let table = self.shared.registry.table();
+        table.pubsub.keys().cloned().collect()
+    }
+
     /// Reads the files once more. What is wrong with a folder leaves everything as it is.
-    pub(crate) async fn reload(&mut self) {
-        info!(target: SCOPE, "reading resources again");
+    pub(crate) async fn refresh(&mut self) {
         if let Err(why) = self.load().await {
             error!(target: SCOPE, err = why, "resources cannot be read, everything stays as it is");
         }
+    }
+
+    /// The same, by order: what is not ready is tried at once, and the app is asked again.
+    pub(crate) async fn reload(&mut self) {
+        info!(target: SCOPE, "reading resources again");
+        self.refresh().await;
+        self.components.retry();
+        self.renewed.notify_one();
     }
 }
 

@@ -1,6 +1,6 @@
 //! The sidecar as a whole: from options to an exit code.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -324,6 +324,7 @@ impl Assembly {
             renewed: renewed.clone(),
             policies: Policies::new(self.resiliency.clone(), options.api.resiliency_strict),
             scope: self.scope.clone(),
+            told: HashSet::new(),
         };
         resources.load().await?;
         let eager = resources.components.eager();

@@ -47,7 +47,7 @@ pub(crate) async fn run(resources: Arc<Mutex<Resources>>, folders: Vec<String>, 
         }
         known = now;
         info!(target: "dapr.runtime", "resource files have changed");
-        resources.lock().await.reload().await;
+        resources.lock().await.refresh().await;
     }
 }
 

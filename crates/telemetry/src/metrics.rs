@@ -191,6 +191,7 @@ metrics! {
     component_ping_seconds: Histogram<1> = "outrigger_component_ping_seconds" ["component"] (seconds) "Time of pings, in seconds.";
     component_last_ok: Gauge<1> = "outrigger_component_last_ok_timestamp_seconds" ["component"] "When the component last answered a ping or a call, in seconds since 1970.";
     component_waiters: Gauge<1> = "outrigger_component_waiters" ["component"] "API calls that wait for the component to be ready.";
+    component_revision_pending: Gauge<1> = "outrigger_component_revision_pending" ["component"] "1 while a changed definition of the component has not taken its place.";
     inflight: Gauge<2> = "outrigger_inflight" ["kind", "component"] "Work that has been handed to the app and has not ended.";
     app_probe: Counter<1> = "outrigger_app_probe_total" ["result"] "Health probes of the app.";
     app_restarts: Counter<0> = "outrigger_app_restarts_total" [] "Starts of the app after its first, by outrigger run.";

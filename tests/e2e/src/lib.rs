@@ -3,8 +3,8 @@
 //! Owns: the built binary ([`binary`]), processes and their output ([`process`]), one sidecar with its ports and its
 //! resources ([`sidecar`]), one with an app as a unit ([`unit`]), what the kernel says of processes, and namespaces
 //! ([`system`]), resources as text ([`component`], [`policies`]), brokers ([`bus`]), scripted apps ([`app`], [`grpc_app`])
-//! and peers ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), load ([`load`]), metrics ([`metrics`]), measured
-//! figures ([`figures`]).
+//! and peers ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), load ([`load`], [`calls`]), metrics ([`metrics`]),
+//! measured figures ([`figures`]).
 //! Never: links a part of the sidecar; what is tested is the program that users get.
 //! Start at [`Plan::start`]. A helper that fails panics: it has no caller but a test.
 //! Tests: the files in `tests/`, by subject; rows of `lifecycle.md` §9 carry their numbers.
@@ -19,6 +19,7 @@
 pub mod app;
 pub mod binary;
 pub mod bus;
+pub mod calls;
 pub mod component;
 pub mod figures;
 pub mod grpc;
@@ -35,6 +36,7 @@ pub mod unit;
 
 pub use app::{App, Received, Reply};
 pub use bus::Bus;
+pub use calls::Calls;
 pub use component::Component;
 pub use figures::figure;
 pub use grpc_app::{GrpcApp, GrpcReply};

@@ -197,6 +197,7 @@ impl Blocks {
             asked_at,
             impediment: handle.impediment(),
             subscriptions,
+            pending: handle.pending(),
             status,
         }
     }
@@ -266,5 +267,5 @@ fn rejected(table: &Table) -> impl Iterator<Item = Item> {
 
 fn handles_of<'a>(table: &'a Table, name: &'a str) -> impl Iterator<Item = &'a AnyHandle> {
     let all = table.all.iter();
-    all.filter(move |handle| handle.info().name.as_str() == name)
+    all.filter(move |handle| handle.name().as_str() == name)
 }

@@ -11,12 +11,13 @@
 
 use std::time::Duration;
 
+use outrigger_core::shown::shown;
 use outrigger_lifecycle::Moment;
 use outrigger_lifecycle::connection::{Class, Failure, State, Status};
 use outrigger_lifecycle::subscription;
 
 use super::proof::{Proof, SHARED_FOR};
-use outrigger_core::shown::shown;
+use crate::component::Pending;
 
 /// What was seen longer ago says nothing any more.
 pub const AGE_LIMIT: Duration = Duration::from_secs(15);
@@ -72,6 +73,8 @@ pub struct Facts {
     pub asked_at: Option<Moment>,
     pub impediment: Option<Failure>,
     pub subscriptions: Vec<Subscription>,
+    /// A changed definition that has not taken its place. No obstacle while the old one serves.
+    pub pending: Option<Pending>,
 }
 
 /// What is known of a subscription.
@@ -121,6 +124,36 @@ pub struct Detail {
     pub ping: Option<Ping>,
     pub waiters: usize,
     pub subscriptions: Vec<Subscription>,
+    pub pending: Option<PendingRevision>,
+}
+
+/// What is told of a changed definition that has not taken its place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PendingRevision {
+    /// Empty where the resource does not tell any more.
+    pub full_type: String,
+    pub state: &'static str,
+    pub class: Option<&'static str>,
+    pub message: Option<String>,
+    pub attempt: u32,
+    pub next_retry: Option<Duration>,
+    pub since: Duration,
+}
+
+impl PendingRevision {
+    fn of(pending: &Pending, now: Moment) -> Self {
+        let status = &pending.status;
+        let failure = status.failure.as_ref();
+        Self {
+            full_type: pending.full_type.clone(),
+            state: status.state.name(),
+            class: failure.map(|failure| failure.class.name()),
+            message: failure.map(|failure| shown(&failure.message)),
+            attempt: status.attempt,
+            next_retry: status.next_attempt.map(|at| at.since(now)),
+            since: now.since(status.down_since.unwrap_or(status.since)),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -269,6 +302,10 @@ pub fn judge(facts: &Facts, now: Moment) -> Item {
                     ..subscription.clone()
                 })
                 .collect(),
+            pending: facts
+                .pending
+                .as_ref()
+                .map(|pending| PendingRevision::of(pending, now)),
         }),
     }
 }

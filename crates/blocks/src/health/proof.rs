@@ -3,10 +3,11 @@
 //! Askers share: while a ping is under way nobody starts another, and an outcome is good for [`SHARED_FOR`].
 //! The supervisor of `outrigger-sidecar` pings; [`Handle::prove`](crate::Handle::prove) asks.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use outrigger_lifecycle::Moment;
 use outrigger_lifecycle::connection::Failure;
 use tokio::sync::watch;
@@ -34,7 +35,7 @@ pub struct Proofs {
     /// The driver said that it has no ping.
     has_no_ping: AtomicBool,
     /// Secret stores that must be ready first.
-    stores: OnceLock<Vec<String>>,
+    stores: ArcSwap<Vec<String>>,
 }
 
 impl Default for Proofs {
@@ -44,7 +45,7 @@ impl Default for Proofs {
             last: watch::Sender::new(None),
             is_dormant: AtomicBool::new(false),
             has_no_ping: AtomicBool::new(false),
-            stores: OnceLock::new(),
+            stores: ArcSwap::default(),
         }
     }
 }
@@ -101,13 +102,12 @@ impl Proofs {
         self.has_no_ping.store(!has_ping, Ordering::Relaxed);
     }
 
-    pub fn stores(&self) -> &[String] {
-        self.stores.get().map_or(&[], Vec::as_slice)
+    pub fn stores(&self) -> Arc<Vec<String>> {
+        self.stores.load_full()
     }
 
-    /// Told once, before anybody asks.
     pub fn set_stores(&self, stores: Vec<String>) {
-        self.stores.get_or_init(|| stores);
+        self.stores.store(Arc::new(stores));
     }
 }
 

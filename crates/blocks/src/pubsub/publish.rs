@@ -122,7 +122,7 @@ impl Publisher {
 
 impl Bus<'_> {
     fn name(&self) -> &str {
-        self.handle.info.name.as_str()
+        self.handle.name.as_str()
     }
 
     /// Publishes one message; returns when the broker has it.

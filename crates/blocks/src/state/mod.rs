@@ -118,7 +118,7 @@ impl State {
 
 impl OpenStore<'_> {
     fn name(&self) -> &str {
-        self.handle.info.name.as_str()
+        self.handle.name.as_str()
     }
 
     async fn ready(&self) -> Result<Arc<Instance<dyn StateStore>>, ApiError> {

@@ -6,7 +6,7 @@ use chrono::{SecondsFormat, Utc};
 use http::header::{ALLOW, CACHE_CONTROL};
 use http::{HeaderValue, Response, StatusCode};
 use outrigger_blocks::health::judge::{
-    Detail, Item, Reading, Report, Subject, Subscription, Verdict,
+    Detail, Item, PendingRevision, Reading, Report, Subject, Subscription, Verdict,
 };
 use outrigger_blocks::health::question::{self, Asked as Wanted, Question};
 use outrigger_core::Body;
@@ -167,7 +167,27 @@ fn detail(known: &Detail) -> Vec<(&'static str, Option<Value>)> {
             "subscriptions",
             (!subscriptions.is_empty()).then_some(Value::Array(subscriptions)),
         ),
+        ("pendingRevision", known.pending.as_ref().map(pending)),
     ]
+}
+
+fn pending(known: &PendingRevision) -> Value {
+    let is_told = !known.full_type.is_empty();
+    members(vec![
+        (
+            "componentType",
+            is_told.then(|| Value::string(known.full_type.as_str())),
+        ),
+        ("state", Some(Value::string(known.state))),
+        ("class", known.class.map(Value::string)),
+        ("message", known.message.as_deref().map(Value::string)),
+        (
+            "attempt",
+            (known.attempt > 0).then(|| Value::integer(known.attempt)),
+        ),
+        ("nextRetryMs", known.next_retry.map(millis)),
+        ("since", Some(at(known.since))),
+    ])
 }
 
 fn subscription(known: &Subscription) -> Value {

@@ -43,6 +43,7 @@ pub(crate) async fn call(api: &Api, asked: Asked<'_>, verb: Verb) -> Outcome {
         Verb::Resume => lifecycle::resume(api).await,
         Verb::GetHistory => lifecycle::history(api, asked).await,
         Verb::GetEvents => Ok(lifecycle::events(api)),
+        Verb::RetryComponent => retry(api, &asked),
         Verb::Healthz => health::ready(api, asked).await,
         Verb::HealthzComponents => health::list(api, asked).await,
         Verb::HealthzComponent => health::one(api, asked).await,
@@ -72,6 +73,12 @@ pub(crate) async fn call(api: &Api, asked: Asked<'_>, verb: Verb) -> Outcome {
 /// Nothing to say of a success.
 fn done(outcome: Result<(), ApiError>) -> Outcome {
     outcome.map(|()| reply::empty()).map_err(Box::new)
+}
+
+/// What is not ready is tried at once; the answer does not wait for that.
+fn retry(api: &Api, asked: &Asked<'_>) -> Outcome {
+    let known = api.blocks.retry(&asked.param(0));
+    known.map(|()| reply::accepted()).map_err(Box::new)
 }
 
 fn shut_down(api: &Api, asked: &Asked<'_>) -> Response<Body> {

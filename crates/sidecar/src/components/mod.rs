@@ -1,38 +1,41 @@
 //! Components: from resources to supervised handles in the registry, and again when resources change.
 
 mod endpoints;
+mod fate;
 mod names;
 mod recipe;
 mod secrets;
 pub(crate) mod supervisor;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_blocks::component::{AnyHandle, Handle, Info};
 use outrigger_blocks::pubsub::route;
 use outrigger_blocks::{Registry, Rejected, Table};
-use outrigger_component_api::{Catalog, Check, Entry, Findings, Kind, Lookup as Found};
+use outrigger_component_api::{
+    Catalog, Check, Component, Entry, Findings, Kind, Lookup as Found, PubSub, SecretStore,
+    StateStore,
+};
 use outrigger_config::flags::LazyComponents;
 use outrigger_config::resolve::{Secrets, resolve, secrets_of};
 use outrigger_config::{
     ComponentResource, Configuration, Context, Fingerprint, Loaded, ResourceKind,
 };
-use outrigger_lifecycle::connection::{Class, Failure, State, Timing};
-use outrigger_lifecycle::{Clock, Scope};
+use outrigger_lifecycle::connection::{Class, Failure, Timing};
+use outrigger_lifecycle::{Clock, Scope, Stop};
 use outrigger_telemetry::Metrics;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tracing::{error, info, warn};
 
 pub(crate) use endpoints::ExternalEndpoints;
+use fate::{Fate, Known, Read};
 pub(crate) use names::Names;
 use recipe::{Checker, FromResource};
-use supervisor::{Start, Supervisor};
+use supervisor::{Definition, Desired, News, Supervisor};
 
 pub(crate) const SCOPE: &str = "dapr.runtime.processor";
-/// For a component to let go of everything.
-const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 /// Attempts that may be under way at once.
 const PARALLEL_ATTEMPTS: usize = 64;
 
@@ -53,8 +56,8 @@ pub(crate) struct Shared {
     /// Told when the process has to end because of a component.
     pub fatal: mpsc::Sender<String>,
     pub attempts: Semaphore,
-    /// Servers at which a component has become ready: its neighbours there try at once.
-    pub neighbours: broadcast::Sender<String>,
+    /// Who has become ready: its neighbours try at once.
+    pub neighbours: broadcast::Sender<News>,
 }
 
 impl Shared {
@@ -65,6 +68,18 @@ impl Shared {
     pub(crate) fn lookup(&self) -> impl Fn(&str) -> Option<String> + '_ {
         |name| (self.environment)(name)
     }
+
+    /// As Dapr does, if that is wanted: the process ends because of a component that is not optional.
+    pub(crate) fn give_up(&self, name: &str, full_type: &str, is_optional: bool, why: &str) {
+        if !self.strict || is_optional {
+            return;
+        }
+        let cause = format!(
+            "process component {name} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for {name} ({full_type}): {why}"
+        );
+        warn!(target: SCOPE, "Error processing component, daprd will exit gracefully: {cause}");
+        self.fatal.try_send(cause).ok();
+    }
 }
 
 /// The components that are running.
@@ -72,17 +87,54 @@ pub(crate) struct Components {
     shared: Arc<Shared>,
     scope: Scope,
     running: Vec<Running>,
+    /// Gone from the resources, and not closed yet.
+    leaving: Vec<Running>,
+    told: Told,
+}
+
+/// What the log has been told of resources; each thing is told once, until it is no more.
+#[derive(Default)]
+struct Told {
+    before: HashSet<(String, String)>,
+    now: HashSet<(String, String)>,
+}
+
+impl Told {
+    /// The resources are read again.
+    fn again(&mut self) {
+        self.before = std::mem::take(&mut self.now);
+    }
+
+    fn is_new(&mut self, name: &str, what: &str) -> bool {
+        let line = (name.to_owned(), what.to_owned());
+        let is_new = !self.before.contains(&line);
+        self.now.insert(line) && is_new
+    }
 }
 
 struct Running {
     name: String,
-    fingerprint: Fingerprint,
+    /// Where its definition was read.
+    file: String,
+    /// What it was last told to be; nothing where that cannot be used.
+    fingerprint: Option<Fingerprint>,
     scope: Scope,
+    /// Fires when everything has been let go of.
+    closed: Stop,
     handle: AnyHandle,
     optional: bool,
     lazy: bool,
     required: bool,
-    kick: watch::Sender<u64>,
+    helm: Box<dyn Steer>,
+}
+
+/// Tells a supervisor what its component is to be from now on.
+trait Steer: Send {
+    fn define(&self, component: &Accepted<'_>);
+
+    fn refuse(&self, failure: Failure);
+
+    fn leave(&self);
 }
 
 /// A resource that became a component.
@@ -100,12 +152,14 @@ impl Components {
             shared,
             scope,
             running: Vec::new(),
+            leaving: Vec::new(),
+            told: Told::default(),
         }
     }
 
-    /// Makes the running components be exactly those of the resources. What has not changed runs on undisturbed; the
-    /// rest is told to try at once.
-    pub(crate) async fn apply(
+    /// Makes the running components be those of the resources. What has not changed runs on undisturbed, and so does what
+    /// has changed into something that cannot be used.
+    pub(crate) fn apply(
         &mut self,
         loaded: &Loaded,
         unreadable: &[(String, String)],
@@ -128,53 +182,73 @@ impl Components {
             })
             .map(|component| component.name.as_str())
             .collect();
-        let mut table = Table::default();
+        let mut rejected = Vec::new();
         let mut accepted = Vec::new();
+        // Those that run and would be refused now, for something that is not their own.
+        let mut unchanged = Vec::new();
+        self.told.again();
         for resource in &loaded.components {
             match accept(&shared, resource, configuration, &stores, &subscribed) {
                 Ok(Some(component)) => accepted.push(component),
-                Ok(None) => {}
-                Err(rejected) => table.rejected.push(rejected),
+                Ok(None) => {
+                    if self.told.is_new(resource.name.as_str(), "denied") {
+                        warn!(target: SCOPE, component = %resource.name, component_type = resource.type_name, "component is of a denied type and is left out");
+                    }
+                }
+                Err(why) if self.runs(resource) => {
+                    if self.told.is_new(&why.name, &why.reason) {
+                        warn!(target: SCOPE, component = why.name, err = why.reason, "component would be rejected now, and runs on as it is");
+                    }
+                    unchanged.push(resource.name.as_str());
+                }
+                Err(why) => {
+                    if self.told.is_new(&why.name, "given up") {
+                        let full = format!("{}/{}", why.type_name, resource.version);
+                        shared.give_up(&why.name, &full, resource.ignore_errors, &why.reason);
+                    }
+                    rejected.push(why);
+                }
             }
         }
-        // Of the others the log has told already.
-        let components = loaded.rejected.iter().filter(|rejected| {
-            matches!(
-                rejected.kind,
-                ResourceKind::Component | ResourceKind::Unknown
-            )
-        });
-        table.rejected.extend(components.map(|rejected| Rejected {
-            name: rejected.name.clone(),
-            type_name: rejected.type_name.clone(),
-            reason: rejected.reason.clone(),
-        }));
-        table
-            .rejected
-            .extend(unreadable.iter().map(|(file, reason)| Rejected {
-                name: file.clone(),
-                type_name: String::new(),
-                reason: reason.clone(),
-            }));
+        let read = read(loaded, unreadable, &accepted, &rejected);
 
-        let mut before: HashMap<String, Running> = self
-            .running
-            .drain(..)
-            .map(|running| (running.name.clone(), running))
-            .collect();
         let mut starting = Vec::new();
-        for component in accepted {
-            let name = component.resource.name.to_string();
-            let running = match before.remove(&name) {
-                Some(running) if running.fingerprint == component.resource.fingerprint => {
-                    running.kick.send_modify(|count| *count += 1);
-                    running
+        let mut table = Table::default();
+        let (mut kept, mut blamed) = (HashSet::new(), HashSet::new());
+        let mut before: Vec<Running> = Vec::new();
+        for running in self.running.drain(..) {
+            let known = Known {
+                name: &running.name,
+                kind: running.handle.kind(),
+                file: &running.file,
+            };
+            let fate = if unchanged.contains(&running.name.as_str()) {
+                Fate::Stays
+            } else {
+                read.fate(known)
+            };
+            match fate {
+                Fate::Stays => before.push(running),
+                Fate::Refused(reason) => {
+                    kept.insert(running.name.clone());
+                    before.push(running.refused(reason));
                 }
-                replaced => {
-                    if let Some(replaced) = replaced {
-                        // Two of them must not own one file, one cron or one queue at once.
-                        stop(replaced).await;
-                    }
+                Fate::Unreadable(reason) => {
+                    blamed.insert(running.file.clone());
+                    before.push(running.refused(reason));
+                }
+                Fate::Gone => {
+                    info!(target: SCOPE, component = running.name, "component removed");
+                    self.leaving.push(running);
+                }
+            }
+        }
+        for component in accepted {
+            let name = component.resource.name.as_str();
+            let known = before.iter().position(|running| running.name == name);
+            let running = match known {
+                Some(place) => before.swap_remove(place).defined(&component),
+                None => {
                     let Some((running, supervisor)) = self.prepare(&component) else {
                         continue;
                     };
@@ -182,28 +256,54 @@ impl Components {
                     running
                 }
             };
-            put(&mut table, &running.handle);
             self.running.push(running);
         }
-        for rejected in &table.rejected {
-            error!(target: SCOPE, component = rejected.name, component_type = rejected.type_name, class = "CONFIG", err = rejected.reason, event = "component_state", to = "rejected", "component rejected");
-            shared.metrics.component_init_fail.add(
-                [
-                    rejected.type_name.as_str(),
-                    "config",
-                    rejected.name.as_str(),
-                ],
-                1,
-            );
+        // Those without a definition stand behind the others, in the order they had.
+        self.running.extend(before);
+        for running in &self.running {
+            put(&mut table, &running.handle);
         }
+
+        rejected.retain(|one| !kept.contains(&one.name));
+        rejected.extend(elsewhere(loaded, unreadable, &kept, &blamed));
+        table.rejected = rejected;
+        self.tell(&table.rejected);
         shared.registry.replace(table);
         // Only now can stores be found by those that need them.
         for start in starting {
             start();
         }
-        for (_, gone) in before {
-            info!(target: SCOPE, component = gone.name, "component removed");
-            stop(gone).await;
+        // Nobody finds them any more; what is in hand is finished.
+        for gone in &self.leaving {
+            gone.helm.leave();
+        }
+        self.leaving.retain(|gone| !gone.closed.is_cancelled());
+    }
+
+    /// Whether this very definition runs.
+    fn runs(&self, resource: &ComponentResource) -> bool {
+        self.running.iter().any(|running| {
+            running.name == resource.name.as_str()
+                && running.fingerprint == Some(resource.fingerprint)
+        })
+    }
+
+    fn tell(&mut self, rejected: &[Rejected]) {
+        for one in rejected {
+            if self.told.is_new(&one.name, &one.reason) {
+                error!(target: SCOPE, component = one.name, component_type = one.type_name, class = "CONFIG", err = one.reason, event = "component_state", to = "rejected", "component rejected");
+                self.shared
+                    .metrics
+                    .component_init_fail
+                    .add([one.type_name.as_str(), "config", one.name.as_str()], 1);
+            }
+        }
+    }
+
+    /// Tries whatever is not ready.
+    pub(crate) fn retry(&self) {
+        for running in &self.running {
+            running.handle.retry();
         }
     }
 
@@ -233,100 +333,296 @@ impl Components {
 
     /// Lets every component go, side by side.
     pub(crate) async fn close(&mut self, limit: Duration) {
-        let closing = self.running.drain(..).map(stop);
-        tokio::time::timeout(limit, futures_util::future::join_all(closing))
-            .await
-            .ok();
+        let all = self.running.drain(..).chain(self.leaving.drain(..));
+        let closing = all.map(|running| async move {
+            running.scope.cancel();
+            running.closed.cancelled().await;
+        });
+        let closing = futures_util::future::join_all(closing);
+        if tokio::time::timeout(limit, closing).await.is_err() {
+            warn!(target: SCOPE, "not every component has closed in time, the rest is left behind");
+        }
     }
 
     fn prepare(&self, component: &Accepted<'_>) -> Option<(Running, Box<dyn FnOnce() + Send>)> {
-        let Accepted {
-            resource,
-            entry,
-            lazy,
-            fault,
-        } = component;
-        let info = Info {
-            name: resource.name.clone(),
-            type_name: entry.type_name.to_owned(),
-            version: resource.version.clone(),
-            kind: entry.kind,
-            optional: resource.ignore_errors,
-        };
-        let scope = self.scope.child();
-        let (kick, kicked) = watch::channel(0);
-        let start = Start {
-            lazy: *lazy,
-            fault: fault.clone(),
-            attempt: resource.init_timeout,
-        };
-        let supervise = Supervise {
+        let resource = component.resource;
+        let (scope, closed) = (self.scope.child(), Stop::new());
+        let place = Place {
             shared: self.shared.clone(),
-            resource: (*resource).clone(),
-            start,
             owner: self.scope.clone(),
             scope: scope.clone(),
-            kicked,
+            closed: closed.clone(),
         };
-        let (handle, start) = match entry.check {
-            Check::State(check) => supervise.with(info, check, AnyHandle::State),
-            Check::PubSub(check) => supervise.with(info, check, AnyHandle::PubSub),
-            Check::Secrets(check) => supervise.with(info, check, AnyHandle::Secrets),
+        let supervised = match component.entry.check {
+            Check::State(_) => place.supervise(component, state_check, AnyHandle::State),
+            Check::PubSub(_) => place.supervise(component, pubsub_check, AnyHandle::PubSub),
+            Check::Secrets(_) => place.supervise(component, secrets_check, AnyHandle::Secrets),
             // They were refused before.
-            Check::Names(_) => return None,
+            Check::Names(_) => None,
         };
+        let Supervised {
+            handle,
+            helm,
+            start,
+        } = supervised?;
         let running = Running {
             name: resource.name.to_string(),
-            fingerprint: resource.fingerprint,
+            file: resource.place.file.to_string(),
+            fingerprint: Some(resource.fingerprint),
             scope,
+            closed,
             handle,
             optional: resource.ignore_errors,
-            lazy: *lazy,
-            required: resource.annotation("required") == Some("true"),
-            kick,
+            lazy: component.lazy,
+            required: is_required(resource),
+            helm,
         };
         Some((running, start))
     }
 }
 
-struct Supervise {
-    shared: Arc<Shared>,
-    resource: ComponentResource,
-    start: Start,
-    owner: Scope,
-    scope: Scope,
-    kicked: watch::Receiver<u64>,
+impl Running {
+    /// Its definition as it is now, changed or not.
+    fn defined(mut self, component: &Accepted<'_>) -> Self {
+        let resource = component.resource;
+        if self.fingerprint != Some(resource.fingerprint) {
+            self.helm.define(component);
+        }
+        self.fingerprint = Some(resource.fingerprint);
+        self.file = resource.place.file.to_string();
+        self.optional = resource.ignore_errors;
+        self.lazy = component.lazy;
+        self.required = is_required(resource);
+        self
+    }
+
+    /// Its definition cannot be used any more.
+    fn refused(mut self, reason: String) -> Self {
+        self.fingerprint = None;
+        self.helm.refuse(Failure::new(Class::Config, reason));
+        self
+    }
 }
 
-impl Supervise {
-    fn with<T>(
-        self,
-        info: Info,
-        check: Checker<T>,
-        any: fn(Arc<Handle<T>>) -> AnyHandle,
-    ) -> (AnyHandle, Box<dyn FnOnce() + Send>)
-    where
-        T: outrigger_component_api::Component + ?Sized,
-    {
-        let recipe = FromResource {
-            shared: self.shared.clone(),
-            resource: self.resource,
-            check,
+fn is_required(resource: &ComponentResource) -> bool {
+    resource.annotation("required") == Some("true")
+}
+
+/// What concerns components in what was read.
+fn read<'a>(
+    loaded: &'a Loaded,
+    unreadable: &'a [(String, String)],
+    accepted: &[Accepted<'a>],
+    rejected: &[Rejected],
+) -> Read<'a> {
+    let mut read = Read::default();
+    for component in accepted {
+        let name = component.resource.name.as_str();
+        read.accepted.insert(name, component.entry.kind);
+    }
+    for resource in &loaded.components {
+        let name = resource.name.as_str();
+        let own = rejected.iter().find(|rejected| rejected.name == name);
+        if let Some(rejected) = own {
+            read.refused.insert(name, rejected.reason.clone());
+        }
+    }
+    for one in &loaded.rejected {
+        let reason = format!("{} ({})", one.reason, one.place);
+        match one.kind {
+            ResourceKind::Component if !is_nameless(one) => {
+                read.refused.entry(&one.name).or_insert(reason)
+            }
+            ResourceKind::Component | ResourceKind::Unknown => {
+                read.broken.entry(&one.place.file).or_insert(reason)
+            }
+            _ => continue,
         };
-        let supervisor =
-            Supervisor::new(self.shared, Arc::new(recipe), info, self.start, self.kicked);
+    }
+    for (file, reason) in unreadable {
+        let reason = format!("{reason} ({file})");
+        read.broken.entry(file).or_insert(reason);
+    }
+    // A document that is not even a kind of ours any more.
+    let odd = loaded
+        .diagnostics
+        .iter()
+        .filter(|told| told.code == "CFG-KIND");
+    for told in odd {
+        let reason = format!("{} ({})", told.summary(), told.place);
+        read.broken.entry(&told.place.file).or_insert(reason);
+    }
+    read
+}
+
+/// Whether a document is named by its file and line, for want of a name.
+fn is_nameless(one: &outrigger_config::Rejected) -> bool {
+    let parts = one.name.rsplit_once(':');
+    parts.is_some_and(|(file, line)| {
+        one.place.file.ends_with(file) && line.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+/// What is rejected before its type is looked at, but for those whose last good definition runs on.
+fn elsewhere(
+    loaded: &Loaded,
+    unreadable: &[(String, String)],
+    kept: &HashSet<String>,
+    blamed: &HashSet<String>,
+) -> Vec<Rejected> {
+    let components = loaded.rejected.iter().filter(|one| match one.kind {
+        ResourceKind::Component if !is_nameless(one) => !kept.contains(&one.name),
+        ResourceKind::Component | ResourceKind::Unknown => !blamed.contains(&*one.place.file),
+        _ => false,
+    });
+    let documents = components.map(|one| Rejected {
+        name: one.name.clone(),
+        type_name: one.type_name.clone(),
+        reason: one.reason.clone(),
+    });
+    let files = unreadable
+        .iter()
+        .filter(|(file, _)| !blamed.contains(file))
+        .map(|(file, reason)| Rejected {
+            name: file.clone(),
+            type_name: String::new(),
+            reason: reason.clone(),
+        });
+    documents.chain(files).collect()
+}
+
+/// Where a supervisor runs.
+struct Place {
+    shared: Arc<Shared>,
+    owner: Scope,
+    scope: Scope,
+    closed: Stop,
+}
+
+struct Supervised {
+    handle: AnyHandle,
+    helm: Box<dyn Steer>,
+    start: Box<dyn FnOnce() + Send>,
+}
+
+impl Place {
+    fn supervise<T: Component + ?Sized>(
+        self,
+        component: &Accepted<'_>,
+        pick: Pick<T>,
+        any: fn(Arc<Handle<T>>) -> AnyHandle,
+    ) -> Option<Supervised> {
+        let first = definition(&self.shared, component, pick)?;
+        // Nothing is waiting there yet.
+        let (desired, seen) = watch::channel(Desired::Gone);
+        let supervisor = Supervisor::new(self.shared.clone(), first, seen);
         let handle = any(supervisor.handle());
-        let (owner, stop) = (self.owner, self.scope.stop().clone());
+        let helm = Helm {
+            shared: self.shared,
+            desired,
+            pick,
+        };
+        let (owner, stop, closed) = (self.owner, self.scope.stop().clone(), self.closed);
         // It outlives the stop by the time that letting go takes.
         let start = move || {
-            owner.spawn_future("component", supervisor.run(stop));
+            owner.spawn_future("component", async move {
+                supervisor.run(stop).await;
+                closed.cancel();
+            });
         };
-        (handle, Box::new(start))
+        Some(Supervised {
+            handle,
+            helm: Box::new(helm),
+            start: Box::new(start),
+        })
+    }
+}
+
+/// Picks the check of one kind of component.
+type Pick<T> = fn(&Check) -> Option<Checker<T>>;
+
+fn state_check(check: &Check) -> Option<Checker<dyn StateStore>> {
+    match check {
+        Check::State(check) => Some(*check),
+        _ => None,
+    }
+}
+
+fn pubsub_check(check: &Check) -> Option<Checker<dyn PubSub>> {
+    match check {
+        Check::PubSub(check) => Some(*check),
+        _ => None,
+    }
+}
+
+fn secrets_check(check: &Check) -> Option<Checker<dyn SecretStore>> {
+    match check {
+        Check::Secrets(check) => Some(*check),
+        _ => None,
+    }
+}
+
+fn definition<T: Component + ?Sized>(
+    shared: &Arc<Shared>,
+    component: &Accepted<'_>,
+    pick: Pick<T>,
+) -> Option<Definition<T>> {
+    let Accepted {
+        resource,
+        entry,
+        lazy,
+        fault,
+    } = component;
+    Some(Definition {
+        info: Info {
+            name: resource.name.clone(),
+            type_name: entry.type_name.to_owned(),
+            version: resource.version.clone(),
+            kind: entry.kind,
+            optional: resource.ignore_errors,
+        },
+        fingerprint: resource.fingerprint,
+        recipe: Arc::new(FromResource {
+            shared: shared.clone(),
+            resource: (*resource).clone(),
+            check: pick(&entry.check)?,
+        }),
+        lazy: *lazy,
+        fault: fault.clone(),
+        attempt: resource.init_timeout,
+        exclusive: entry.exclusive,
+    })
+}
+
+struct Helm<T: ?Sized> {
+    shared: Arc<Shared>,
+    desired: watch::Sender<Desired<T>>,
+    pick: Pick<T>,
+}
+
+impl<T: Component + ?Sized> Steer for Helm<T> {
+    fn define(&self, component: &Accepted<'_>) {
+        if let Some(definition) = definition(&self.shared, component, self.pick) {
+            self.desired
+                .send_replace(Desired::Definition(Arc::new(definition)));
+        }
+    }
+
+    fn refuse(&self, failure: Failure) {
+        self.desired.send_if_modified(|desired| {
+            let is_news = !matches!(desired, Desired::Refused(known) if *known == failure);
+            *desired = Desired::Refused(failure);
+            is_news
+        });
+    }
+
+    fn leave(&self) {
+        self.desired.send_replace(Desired::Gone);
     }
 }
 
 fn put(table: &mut Table, handle: &AnyHandle) {
-    let name = handle.info().name.to_string();
+    let name = handle.name().to_string();
     match handle {
         AnyHandle::State(handle) => {
             table.state.insert(name, handle.clone());
@@ -340,16 +636,6 @@ fn put(table: &mut Table, handle: &AnyHandle) {
         AnyHandle::Names(_) => {}
     }
     table.all.push(handle.clone());
-}
-
-/// Lets one component go and waits for that, for a moment at most.
-async fn stop(running: Running) {
-    let mut status = running.handle.watch();
-    running.scope.cancel();
-    let closed = status.wait_for(|status| status.state == State::Closing);
-    if tokio::time::timeout(CLOSE_LIMIT, closed).await.is_err() {
-        warn!(target: SCOPE, component = running.name, "component did not close in time and is left behind");
-    }
 }
 
 /// What becomes of a resource: a component, nothing, or a rejection.
@@ -366,7 +652,6 @@ fn accept<'a>(
         reason,
     };
     if configuration.denies(&resource.type_name, &resource.version) {
-        warn!(target: SCOPE, component = %resource.name, component_type = resource.type_name, "component is of a denied type and is left out");
         return Ok(None);
     }
     let entry = match shared.catalog.find(&resource.type_name, &resource.version) {

@@ -8,6 +8,7 @@ use outrigger_blocks::resolve::Resolver;
 use outrigger_component_api::{
     Check, ComponentName, Findings, Instance, Kind, Lookup as Found, NameResolver, Opener,
 };
+use outrigger_config::Fingerprint;
 use outrigger_config::configuration::NameResolution;
 use outrigger_config::resolve::name_resolver;
 use outrigger_lifecycle::Scope;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::recipe::Described;
-use super::supervisor::{Start, Supervisor};
+use super::supervisor::{Definition, Desired, Supervisor};
 use super::{SCOPE, Shared};
 
 /// Taking our name out of a registry must not hold anything up.
@@ -26,7 +27,7 @@ pub(crate) struct Names {
     handle: Arc<outrigger_blocks::Handle<dyn NameResolver>>,
     scope: Scope,
     supervisors: Scope,
-    _kick: watch::Sender<u64>,
+    _desired: watch::Sender<Desired<dyn NameResolver>>,
 }
 
 impl Names {
@@ -75,14 +76,17 @@ impl Names {
             kind: Kind::Names,
             optional: true,
         };
-        let (kick, kicked) = watch::channel(0);
-        let supervisor: Supervisor<dyn NameResolver> = Supervisor::new(
-            shared.clone(),
-            Arc::new(Described(opener)),
+        let definition: Definition<dyn NameResolver> = Definition {
             info,
-            Start::default(),
-            kicked,
-        );
+            fingerprint: Fingerprint::default(),
+            recipe: Arc::new(Described(opener)),
+            lazy: false,
+            fault: None,
+            attempt: None,
+            exclusive: entry.exclusive,
+        };
+        let (desired, seen) = watch::channel(Desired::Gone);
+        let supervisor = Supervisor::new(shared.clone(), definition, seen);
         let handle = supervisor.handle();
         resolver.install(handle.clone());
         let (scope, supervisors) = (Scope::root(), Scope::root());
@@ -92,7 +96,7 @@ impl Names {
             handle,
             scope,
             supervisors,
-            _kick: kick,
+            _desired: desired,
         })
     }
 

@@ -59,7 +59,7 @@ pub(super) async fn fetch(
         let instance = handle
             .instance()
             .ok_or_else(|| failed("the store is not ready".to_owned()))?;
-        if handle.info.type_name == LENIENT {
+        if handle.info().type_name == LENIENT {
             fetched.lenient_stores.insert(request.store.clone());
         }
         match instance.driver.get(&request.name, &Metadata::new()).await {

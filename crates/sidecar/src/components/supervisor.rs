@@ -1,7 +1,8 @@
-//! One component's supervisor: drives its connection machine with real attempts, pings and clocks.
+//! One component's supervisor: drives its connection machines with real attempts, pings and clocks.
 //!
-//! The machine says what to do; this task does it and tells the machine how it went. It is the only one that changes
-//! what the component's handle shows.
+//! The machines say what to do; this task does it and tells them how it went. It is the only one that changes what the
+//! component's handle shows. While a changed definition waits for its turn there are two machines, and
+//! [`Succession`](outrigger_lifecycle::succession::Succession) says which of them serves.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -9,23 +10,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use outrigger_blocks::component::{Control, Handle, Signal, record_state};
+use outrigger_blocks::component::{Control, Handle, InUse, Pending, Signal, record_state};
 use outrigger_blocks::health::Proof;
 use outrigger_blocks::{About, Info};
 use outrigger_component_api::{Component, ComponentError, ErrorKind, Kind, Loss, Open};
+use outrigger_config::Fingerprint;
 use outrigger_lifecycle::connection::{
-    Action, Class, Event, Failure, Kick, Machine, State, Status, Timing, Told,
+    Action as Step, Class, Event as Fact, Failure, Kick, State, Status, Timing, Told,
 };
+use outrigger_lifecycle::succession::{Action, Event, Revision, Succession, Turn};
 use outrigger_lifecycle::{Scope, Stop};
 use outrigger_telemetry::journal;
 use tokio::sync::{broadcast, mpsc, watch};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::recipe::Recipe;
 use super::{SCOPE, Shared};
 
 /// For an instance to let go.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// For calls and deliveries on an instance that makes way.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an attempt came to.
 struct Connected<T: ?Sized> {
@@ -33,36 +38,79 @@ struct Connected<T: ?Sized> {
     about: Arc<About>,
     scope: Scope,
     losses: mpsc::Receiver<ComponentError>,
+    /// Since it was put where callers find it.
+    in_use: Option<InUse>,
 }
 
-/// What a supervisor starts with.
-#[derive(Default)]
-pub(crate) struct Start {
+/// A component as its resource has it.
+pub(crate) struct Definition<T: ?Sized> {
+    pub info: Info,
+    /// Equal ones are equal definitions.
+    pub fingerprint: Fingerprint,
+    pub recipe: Arc<dyn Recipe<T>>,
     /// Connects when somebody asks for it.
     pub lazy: bool,
     /// What an offline check of its values found; it will never start like this.
     pub fault: Option<Failure>,
     /// Time for an attempt, where it is not the usual one.
     pub attempt: Option<Duration>,
+    /// Two of its type must not be open at once.
+    pub exclusive: bool,
+}
+
+/// What a component is to be. Only the last word counts.
+pub(crate) enum Desired<T: ?Sized> {
+    Definition(Arc<Definition<T>>),
+    /// Its resource cannot be read any more, or is no definition.
+    Refused(Failure),
+    /// It is to finish what is in hand and close.
+    Gone,
+}
+
+impl<T: ?Sized> Clone for Desired<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Definition(definition) => Self::Definition(definition.clone()),
+            Self::Refused(failure) => Self::Refused(failure.clone()),
+            Self::Gone => Self::Gone,
+        }
+    }
+}
+
+/// What other components may want to know of one that has become ready.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum News {
+    /// A server answers.
+    Server(String),
+    /// A secret store can be asked.
+    Store(String),
 }
 
 type Working<R> = Option<Pin<Box<dyn Future<Output = R> + Send>>>;
 
 pub(crate) struct Supervisor<T: ?Sized> {
     shared: Arc<Shared>,
-    recipe: Arc<dyn Recipe<T>>,
     handle: Arc<Handle<T>>,
     signals: mpsc::Receiver<Signal>,
-    machine: Machine,
-    lazy: bool,
-    fault: Option<Failure>,
-    kicked: watch::Receiver<u64>,
+    desired: watch::Receiver<Desired<T>>,
+    both: Succession,
+    serving: Arc<Definition<T>>,
+    /// A changed definition that is to take its place, if it is one at all.
+    heir: Option<Arc<Definition<T>>>,
+    /// Somebody needs the component, or it is not lazy.
+    is_wanted: bool,
     instance: Option<Connected<T>>,
     attempt: Working<Result<Connected<T>, Failure>>,
     ping: Working<Result<(), Failure>>,
     live: Live,
     /// A fresh connection, opened because the present one did not answer somebody who wants to know now.
     trial: Working<Result<Connected<T>, Failure>>,
+    /// The heir's; without a connection where only what needs none was checked.
+    heir_attempt: Working<Result<Option<Connected<T>>, Failure>>,
+    /// What the heir's attempt has opened, for the moment in which it takes over.
+    fresh: Option<Connected<T>>,
+    /// Fires when what served before has been closed; nothing is opened earlier.
+    before: Option<Stop>,
     /// Owns connections that are being closed.
     old: Scope,
     /// When the state that now holds was entered, for the metrics.
@@ -78,48 +126,53 @@ struct Live {
 
 enum Woken<T: ?Sized> {
     Stopped,
+    Desired,
     Dependencies,
     Attempted(Result<Connected<T>, Failure>),
+    HeirDependencies,
+    HeirAttempted(Result<Option<Connected<T>>, Failure>),
     Pinged(Result<(), Failure>),
     Asked,
     Tried(Result<Connected<T>, Failure>),
     Lost(ComponentError),
     Signal(Signal),
     Kicked,
-    Neighbour(String),
+    News(News),
     Due,
 }
 
 impl<T: Component + ?Sized> Supervisor<T> {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        recipe: Arc<dyn Recipe<T>>,
-        info: Info,
-        start: Start,
-        kicked: watch::Receiver<u64>,
+        definition: Definition<T>,
+        desired: watch::Receiver<Desired<T>>,
     ) -> Self {
-        let timing = Timing {
-            attempt: start.attempt.unwrap_or(shared.timing.attempt),
-            ..shared.timing
-        };
-        let machine = Machine::new(timing, shared.clock.now());
-        let control = Control::new(info, shared.clock, machine.status().clone());
-        control.handle.proofs.set_dormant(start.lazy);
-        control.handle.proofs.set_stores(recipe.stores());
+        let timing = timing(&shared, &definition);
+        let both = Succession::new(timing, shared.clock.now());
+        let control = Control::new(
+            definition.info.clone(),
+            shared.clock,
+            both.serving().status().clone(),
+        );
+        control.handle.proofs.set_dormant(definition.lazy);
+        control.handle.proofs.set_stores(definition.recipe.stores());
         Self {
             shared,
-            recipe,
             handle: control.handle,
             signals: control.signals,
-            machine,
-            lazy: start.lazy,
-            fault: start.fault,
-            kicked,
+            desired,
+            both,
+            is_wanted: !definition.lazy,
+            serving: Arc::new(definition),
+            heir: None,
             instance: None,
             attempt: None,
             ping: None,
             live: Live::default(),
             trial: None,
+            heir_attempt: None,
+            fresh: None,
+            before: None,
             old: Scope::root(),
             down_since: None,
         }
@@ -130,67 +183,176 @@ impl<T: Component + ?Sized> Supervisor<T> {
     }
 
     pub(crate) async fn run(mut self, stop: Stop) {
-        let (shared, recipe) = (self.shared.clone(), self.recipe.clone());
+        let shared = self.shared.clone();
         let mut neighbours = shared.neighbours.subscribe();
         let mut asked = self.handle.proofs.wanted();
-        if let Some(fault) = self.fault.take() {
-            self.event(Event::Refused(fault));
+        let mut kicked = self.handle.kicked();
+        if let Some(fault) = self.serving.fault.clone() {
+            self.faulty(&self.serving.info, &fault);
+            self.event(Event::Serving(Fact::Refused(fault)));
         }
-        let mut wanted = !self.lazy;
-        loop {
-            let due = self.machine.wake_at();
-            let pending = self.machine.status().state == State::Pending;
+        let is_gone = loop {
+            let due = self.both.wake_at().into_iter().flatten().min();
+            let is_pending = self.both.serving().status().state == State::Pending;
+            let heir_is_pending = self
+                .both
+                .heir()
+                .is_some_and(|status| status.state == State::Pending);
+            let (recipe, heir) = (self.serving.recipe.clone(), self.heir.clone());
             let clock = shared.clock;
             let woken: Woken<T> = tokio::select! {
                 biased;
                 () = stop.cancelled() => Woken::Stopped,
                 Some(error) = lost(self.instance.as_mut()) => Woken::Lost(error),
+                Ok(()) = self.desired.changed() => Woken::Desired,
                 outcome = working(&mut self.attempt) => Woken::Attempted(outcome),
                 outcome = working(&mut self.ping) => Woken::Pinged(outcome),
                 outcome = working(&mut self.trial) => Woken::Tried(outcome),
+                outcome = working(&mut self.heir_attempt) => Woken::HeirAttempted(outcome),
                 Some(signal) = self.signals.recv() => Woken::Signal(signal),
                 Ok(()) = asked.changed() => Woken::Asked,
-                Ok(()) = self.kicked.changed() => Woken::Kicked,
-                Ok(server) = neighbours.recv() => Woken::Neighbour(server),
-                () = recipe.dependencies(), if pending && wanted => Woken::Dependencies,
+                Ok(()) = kicked.changed() => Woken::Kicked,
+                Ok(news) = neighbours.recv() => Woken::News(news),
+                () = recipe.dependencies(), if is_pending && self.is_wanted => Woken::Dependencies,
+                () = dependencies(heir.as_deref()), if heir_is_pending => Woken::HeirDependencies,
                 () = async { match due { Some(due) => clock.until(due).await, None => std::future::pending().await } } => Woken::Due,
             };
             match woken {
-                Woken::Stopped => break,
-                Woken::Dependencies => self.event(Event::DependenciesReady),
+                Woken::Stopped => break false,
+                Woken::Desired => {
+                    if self.desired() {
+                        break true;
+                    }
+                }
+                Woken::Dependencies => self.event(Event::Serving(Fact::DependenciesReady)),
                 Woken::Attempted(outcome) => self.attempted(outcome),
+                Woken::HeirDependencies => self.event(Event::Heir(Fact::DependenciesReady)),
+                Woken::HeirAttempted(outcome) => self.heir_attempted(outcome),
                 Woken::Pinged(outcome) => self.pinged(outcome),
                 Woken::Asked => self.asked(),
                 Woken::Tried(outcome) => self.tried(outcome),
-                Woken::Lost(error) => self.event(Event::Lost(error.into_failure())),
+                Woken::Lost(error) => self.event(Event::Serving(Fact::Lost(error.into_failure()))),
                 Woken::Signal(Signal::Wanted) => {
-                    wanted = true;
+                    self.is_wanted = true;
                     self.handle.proofs.set_dormant(false);
                     self.event(Event::Kicked(Kick::Call));
                 }
-                Woken::Signal(Signal::Suspected) => self.event(Event::Suspected),
+                Woken::Signal(Signal::Suspected) => self.event(Event::Serving(Fact::Suspected)),
                 Woken::Kicked => self.event(Event::Kicked(Kick::News)),
-                Woken::Neighbour(server) => {
-                    if self.machine.status().state == State::Unavailable
-                        && self.recipe.server().is_some_and(|own| own == server)
-                    {
-                        self.event(Event::Kicked(Kick::News));
-                    }
-                }
-                Woken::Due => {
-                    let used = self.handle.last_used();
-                    self.machine.used(used);
-                    self.event(Event::Due);
-                }
+                Woken::News(news) => self.hear(&news),
+                Woken::Due => self.due(due),
+            }
+        };
+        self.end(is_gone, &stop).await;
+    }
+
+    /// Lets everything go: in good order if the component is no more, at once if everything ends.
+    async fn end(&mut self, is_gone: bool, stop: &Stop) {
+        let now = self.shared.clock.now();
+        for action in self.both.on(Event::Close, now, 0.5) {
+            if action != Action::Serving(Step::Release) {
+                self.act(action);
             }
         }
-        let now = shared.clock.now();
-        for action in self.machine.on(Event::Close, now, 0.5) {
-            self.act(action);
+        self.trial = None;
+        self.handle.retire();
+        self.handle.withdraw();
+        // Whoever works on it looks at this.
+        self.show();
+        if let Some(instance) = self.instance.take() {
+            if is_gone {
+                self.retire(instance);
+            } else {
+                self.let_go(instance);
+            }
         }
-        self.release();
+        if is_gone {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                _ = self.old.drained(DRAIN_LIMIT + CLOSE_LIMIT) => {}
+            }
+        }
+        self.old.cancel();
         self.old.drained(CLOSE_LIMIT).await;
-        self.handle.show(self.machine.status().clone());
+        record_state(&self.shared.metrics, &self.serving.info, None);
+    }
+
+    /// What the component is to be has changed; whether it is to be no more.
+    fn desired(&mut self) -> bool {
+        let desired = self.desired.borrow_and_update().clone();
+        match desired {
+            Desired::Gone => return true,
+            Desired::Refused(failure) => {
+                self.event(Event::Refused(failure));
+            }
+            Desired::Definition(wanted) if wanted.fingerprint == self.serving.fingerprint => {
+                let is_withdrawn = self.both.heir().is_some();
+                self.event(Event::Withdrawn);
+                if is_withdrawn {
+                    info!(target: SCOPE, component = self.name(), event = "component_revision", to = "withdrawn", "the definition that serves is in force again");
+                }
+                if self.both.serving().status().state == State::Rejected {
+                    self.event(Event::Serving(Fact::Changed));
+                }
+            }
+            Desired::Definition(wanted) => {
+                let is_known = self
+                    .heir
+                    .as_ref()
+                    .is_some_and(|heir| heir.fingerprint == wanted.fingerprint);
+                if is_known {
+                    return false;
+                }
+                self.event(Event::Withdrawn);
+                let turn = if wanted.exclusive && self.serving.exclusive {
+                    Turn::After
+                } else {
+                    Turn::Beside
+                };
+                let revision = Revision {
+                    turn,
+                    timing: timing(&self.shared, &wanted),
+                    fault: wanted.fault.clone(),
+                };
+                if let Some(fault) = &wanted.fault {
+                    self.faulty(&wanted.info, fault);
+                }
+                self.heir = Some(wanted);
+                self.event(Event::Revised(revision));
+            }
+        }
+        false
+    }
+
+    /// A neighbour has become ready: what waits for its like tries at once.
+    fn hear(&mut self, news: &News) {
+        let concerns = |definition: &Definition<T>| match news {
+            News::Server(server) => definition.recipe.server().as_ref() == Some(server),
+            News::Store(store) => definition.recipe.stores().contains(store),
+        };
+        let is_away = self.both.serving().status().state == State::Unavailable;
+        if is_away && concerns(&self.serving) {
+            self.event(Event::Serving(Fact::Kicked(Kick::News)));
+        }
+        let is_away = self
+            .both
+            .heir()
+            .is_some_and(|status| status.state == State::Unavailable);
+        if is_away && self.heir.as_deref().is_some_and(concerns) {
+            self.event(Event::Heir(Fact::Kicked(Kick::News)));
+        }
+    }
+
+    fn due(&mut self, due: Option<outrigger_lifecycle::Moment>) {
+        let is_due = |at: Option<outrigger_lifecycle::Moment>| at.is_some() && at <= due;
+        let [serving, heir] = self.both.wake_at();
+        if is_due(serving) {
+            self.both.used(self.handle.last_used());
+            self.event(Event::Serving(Fact::Due));
+        }
+        if is_due(heir) {
+            self.event(Event::Heir(Fact::Due));
+        }
     }
 
     /// Somebody wants to know how the component does now.
@@ -220,23 +382,24 @@ impl<T: Component + ?Sized> Supervisor<T> {
         let took = since.map(|since| since.elapsed()).unwrap_or_default();
         match outcome {
             Ok(()) => {
-                self.machine.used(self.shared.clock.now());
-                self.event(Event::Pinged(Ok(())));
+                self.both.used(self.shared.clock.now());
+                self.event(Event::Serving(Fact::Pinged(Ok(()))));
                 self.prove(took, Ok(()));
             }
             Err(failure) => {
                 let metrics = &self.shared.metrics;
                 metrics.component_ping_failures.add([self.name()], 1);
-                self.event(Event::Pinged(Err(failure.clone())));
+                self.event(Event::Serving(Fact::Pinged(Err(failure.clone()))));
                 if !is_asked {
                     return;
                 }
                 // A resolver announces this sidecar when it is opened, which is no way to ask how it does.
-                let may_try = self.handle.info.kind != Kind::Names;
+                let may_try = self.handle.kind != Kind::Names;
                 if self.instance.is_some() && may_try {
-                    self.trial = Some(Box::pin(self.connect(self.machine.timing().ping_timeout)));
+                    let limit = self.both.serving().timing().ping_timeout;
+                    self.trial = Some(Box::pin(self.connect(&self.serving, limit)));
                 } else {
-                    self.event(Event::Suspected);
+                    self.event(Event::Serving(Fact::Suspected));
                     self.prove(took, Err(failure));
                 }
             }
@@ -247,15 +410,15 @@ impl<T: Component + ?Sized> Supervisor<T> {
     fn tried(&mut self, outcome: Result<Connected<T>, Failure>) {
         self.trial = None;
         match outcome {
-            Ok(connected) if self.machine.status().state == State::Ready => {
+            Ok(connected) if self.both.serving().status().state == State::Ready => {
                 self.replace(connected);
-                self.event(Event::Renewed);
+                self.event(Event::Serving(Fact::Renewed));
                 self.prove(Duration::ZERO, Ok(()));
                 info!(target: SCOPE, component = self.name(), "a connection that did not answer was replaced");
             }
             Ok(connected) => self.let_go(connected),
             Err(failure) => {
-                self.event(Event::Lost(failure.clone()));
+                self.event(Event::Serving(Fact::Lost(failure.clone())));
                 self.prove(Duration::ZERO, Err(failure));
             }
         }
@@ -271,92 +434,135 @@ impl<T: Component + ?Sized> Supervisor<T> {
     }
 
     fn name(&self) -> &str {
-        self.handle.info.name.as_str()
+        self.handle.name.as_str()
     }
 
     fn attempted(&mut self, outcome: Result<Connected<T>, Failure>) {
         self.attempt = None;
-        let info = &self.handle.info;
-        let result = if outcome.is_ok() {
-            "success"
-        } else {
-            "failure"
-        };
-        self.shared
-            .metrics
-            .component_attempts
-            .add([self.name(), result], 1);
+        self.count_attempt(outcome.is_ok());
         match outcome {
             Ok(connected) => {
-                self.handle
-                    .install(Some((connected.driver.clone(), connected.about.clone())));
-                self.instance = Some(connected);
-                if !self.machine.status().was_ready {
-                    if info.kind != Kind::Names {
-                        // Dapr does not count name resolution among the components.
-                        let metrics = &self.shared.metrics;
-                        metrics.component_init.add([info.type_name.as_str()], 1);
-                        metrics.component_loaded.add([], 1);
-                    }
+                self.install(connected);
+                if self.both.serving().status().was_ready {
+                    let reconnects = &self.shared.metrics.component_reconnects;
+                    reconnects.add([self.name()], 1);
                 } else {
-                    self.shared
-                        .metrics
-                        .component_reconnects
-                        .add([self.name()], 1);
+                    self.loaded();
                 }
-                self.event(Event::Attempted(Ok(())));
-                if let Some(server) = self.recipe.server() {
-                    self.shared.neighbours.send(server).ok();
+                self.event(Event::Serving(Fact::Attempted(Ok(()))));
+                self.spread();
+            }
+            Err(failure) => {
+                let is_first = !self.both.serving().status().was_ready;
+                self.count_failure(&self.serving.info, &failure);
+                if is_first {
+                    self.give_up(&self.serving.info, &failure);
+                }
+                self.event(Event::Serving(Fact::Attempted(Err(failure))));
+            }
+        }
+    }
+
+    fn heir_attempted(&mut self, outcome: Result<Option<Connected<T>>, Failure>) {
+        self.heir_attempt = None;
+        self.count_attempt(outcome.is_ok());
+        match outcome {
+            Ok(connected) => {
+                let has_connected = connected.is_some();
+                self.fresh = connected;
+                self.event(Event::Heir(Fact::Attempted(Ok(()))));
+                if has_connected {
+                    self.loaded();
+                    self.spread();
                 }
             }
             Err(failure) => {
-                let reason = if failure.class == Class::Config {
-                    "config"
-                } else {
-                    "init"
-                };
-                self.shared
-                    .metrics
-                    .component_init_fail
-                    .add([info.type_name.as_str(), reason, self.name()], 1);
-                if self.shared.strict && !info.optional && !self.machine.status().was_ready {
-                    self.give_up(&failure);
+                if let Some(heir) = &self.heir {
+                    self.count_failure(&heir.info, &failure);
+                    self.give_up(&heir.info, &failure);
                 }
-                self.event(Event::Attempted(Err(failure)));
+                self.event(Event::Heir(Fact::Attempted(Err(failure))));
             }
         }
     }
 
-    /// As Dapr does: the process ends.
-    fn give_up(&self, failure: &Failure) {
-        let info = &self.handle.info;
-        let cause = format!(
-            "process component {} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for {} ({}): {}",
-            info.name,
-            info.name,
-            info.full_type(),
-            failure.message
-        );
-        warn!(target: SCOPE, "Error processing component, daprd will exit gracefully: {cause}");
-        self.shared.fatal.try_send(cause).ok();
+    fn count_attempt(&self, is_success: bool) {
+        let result = if is_success { "success" } else { "failure" };
+        let attempts = &self.shared.metrics.component_attempts;
+        attempts.add([self.name(), result], 1);
     }
 
-    /// Gives the machine an event, does what it asks for, shows what it is then.
+    fn count_failure(&self, info: &Info, failure: &Failure) {
+        let reason = if failure.class == Class::Config {
+            "config"
+        } else {
+            "init"
+        };
+        self.shared
+            .metrics
+            .component_init_fail
+            .add([info.type_name.as_str(), reason, self.name()], 1);
+    }
+
+    /// A definition is ready for the first time.
+    fn loaded(&self) {
+        let info = &self.serving.info;
+        // Dapr does not count name resolution among the components.
+        if info.kind != Kind::Names {
+            let metrics = &self.shared.metrics;
+            metrics.component_init.add([info.type_name.as_str()], 1);
+            metrics.component_loaded.add([], 1);
+        }
+        let (component, component_type) = (info.name.as_str(), info.full_type());
+        info!(target: SCOPE, component, component_type, event = "component_state", to = "ready", "Component loaded: {component} ({component_type})");
+    }
+
+    /// Whoever waits for the same server, or for this store, need not wait any longer.
+    fn spread(&self) {
+        if let Some(server) = self.serving.recipe.server() {
+            self.shared.neighbours.send(News::Server(server)).ok();
+        }
+        if self.handle.kind == Kind::Secrets {
+            let store = News::Store(self.name().to_owned());
+            self.shared.neighbours.send(store).ok();
+        }
+    }
+
+    /// Its values were judged without an attempt.
+    fn faulty(&self, info: &Info, fault: &Failure) {
+        self.count_failure(info, fault);
+        self.give_up(info, fault);
+    }
+
+    /// As Dapr does, if that is wanted: the process ends.
+    fn give_up(&self, info: &Info, failure: &Failure) {
+        self.shared.give_up(
+            info.name.as_str(),
+            &info.full_type(),
+            info.optional,
+            &failure.message,
+        );
+    }
+
+    /// Gives the machines an event, does what they ask for, shows what is then.
     fn event(&mut self, event: Event) {
-        let before = self.machine.status().state;
-        let actions = self
-            .machine
-            .on(event, self.shared.clock.now(), rand::random());
-        for action in actions {
+        let before = self.both.serving().status().state;
+        let now = self.shared.clock.now();
+        for action in self.both.on(event, now, rand::random()) {
             self.act(action);
         }
-        let status = self.machine.status().clone();
-        if status.state != before {
-            record_state(&self.shared.metrics, &self.handle.info, status.state);
-            self.count_outage(status.state);
-            self.journal(&status);
+        // Whatever it was opened for did not come about.
+        if let Some(unused) = self.fresh.take() {
+            self.let_go(unused);
         }
-        if let Some(at) = status.last_ok {
+        let status = self.both.serving().status();
+        let (state, last_ok) = (status.state, status.last_ok);
+        if state != before {
+            record_state(&self.shared.metrics, &self.serving.info, Some(state));
+            self.count_outage(state);
+            self.journal(self.both.serving().status());
+        }
+        if let Some(at) = last_ok {
             let ago = self.shared.clock.now().since(at);
             if let Some(at) = std::time::SystemTime::now()
                 .checked_sub(ago)
@@ -372,7 +578,27 @@ impl<T: Component + ?Sized> Supervisor<T> {
             .metrics
             .component_waiters
             .set([self.name()], self.handle.waiters() as f64);
-        self.handle.show(status);
+        self.show();
+    }
+
+    fn show(&self) {
+        let pending = self.both.heir().map(|status| Pending {
+            full_type: self
+                .heir
+                .as_ref()
+                .map(|heir| heir.info.full_type())
+                .unwrap_or_default(),
+            status: status.clone(),
+        });
+        let was_pending = self.handle.pending().is_some();
+        if pending.is_some() || was_pending {
+            self.shared
+                .metrics
+                .component_revision_pending
+                .set([self.name()], f64::from(u8::from(pending.is_some())));
+        }
+        self.handle.show_pending(pending);
+        self.handle.show(self.both.serving().status().clone());
     }
 
     /// Tells of the change, and of the calls that were refused while it was away.
@@ -417,41 +643,104 @@ impl<T: Component + ?Sized> Supervisor<T> {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Attempt { number } => {
+            Action::Serving(Step::Attempt { number }) => {
                 debug!(target: SCOPE, component = self.name(), attempt = number, "connecting");
-                self.attempt = Some(Box::pin(self.connect(self.machine.timing().attempt)));
+                let limit = self.both.serving().timing().attempt;
+                self.attempt = Some(Box::pin(self.connect(&self.serving, limit)));
             }
-            Action::Abandon => {
+            Action::Serving(Step::Abandon) => {
                 self.attempt = None;
                 self.ping = None;
                 self.live = Live::default();
             }
-            Action::Ping { .. } => self.start_ping(),
-            Action::Release => self.release(),
-            Action::Tell(told) => self.tell(told),
+            Action::Serving(Step::Ping { .. }) => self.start_ping(),
+            Action::Serving(Step::Release) => self.release(),
+            Action::Serving(Step::Tell(told)) => self.tell(told),
+            Action::Heir(Step::Attempt { number }) => self.try_heir(number),
+            Action::Heir(Step::Abandon) => self.heir_attempt = None,
+            Action::Heir(Step::Tell(told)) => self.tell_heir(told),
+            // It has no connection of its own before it serves.
+            Action::Heir(Step::Ping { .. } | Step::Release) => {}
+            Action::TakeOver => self.take_over(),
+            Action::Adopt => self.adopt(),
+            Action::Forget => self.heir = None,
         }
+    }
+
+    fn try_heir(&mut self, number: u32) {
+        let (Some(heir), Some(timing)) = (self.heir.clone(), self.both.heir_timing()) else {
+            return;
+        };
+        debug!(target: SCOPE, component = self.name(), attempt = number, "connecting by the changed definition");
+        let limit = timing.attempt;
+        self.heir_attempt = Some(match self.both.turn() {
+            Some(Turn::After) => Box::pin(async move {
+                let settling = AssertUnwindSafe(heir.recipe.settle()).catch_unwind();
+                bounded(limit, settling).await.map(|_| None)
+            }),
+            Some(Turn::Beside) | None => {
+                let connecting = self.connect(&heir, limit);
+                Box::pin(async move { connecting.await.map(Some) })
+            }
+        });
+    }
+
+    /// The heir is connected: callers find it from now on.
+    fn take_over(&mut self) {
+        let (Some(heir), Some(connected)) = (self.heir.take(), self.fresh.take()) else {
+            return;
+        };
+        self.trial = None;
+        self.handle.retire();
+        self.define(heir);
+        if let Some(old) = self.install(connected) {
+            self.retire(old);
+        }
+        info!(target: SCOPE, component = self.name(), component_type = self.serving.info.full_type(), event = "component_revision", to = "ready", "a changed definition has taken over");
+    }
+
+    /// The heir's definition counts; nothing is opened by it before the old instance is closed.
+    fn adopt(&mut self) {
+        let Some(heir) = self.heir.take() else {
+            return;
+        };
+        self.trial = None;
+        self.handle.retire();
+        self.handle.withdraw();
+        let old = self.instance.take();
+        self.is_wanted = !heir.lazy || old.is_some();
+        self.handle.proofs.set_dormant(!self.is_wanted);
+        self.before = old.map(|old| self.retire(old));
+        self.define(heir);
+    }
+
+    fn define(&mut self, definition: Arc<Definition<T>>) {
+        record_state(&self.shared.metrics, &self.serving.info, None);
+        let state = self.both.serving().status().state;
+        record_state(&self.shared.metrics, &definition.info, Some(state));
+        self.handle.define(definition.info.clone());
+        self.handle.proofs.set_stores(definition.recipe.stores());
+        self.serving = definition;
     }
 
     /// One attempt: secrets, settings, connection, first ping, all within `limit`.
     fn connect(
         &self,
+        definition: &Definition<T>,
         limit: Duration,
     ) -> impl Future<Output = Result<Connected<T>, Failure>> + Send + 'static {
-        let (shared, recipe) = (self.shared.clone(), self.recipe.clone());
+        let (shared, recipe) = (self.shared.clone(), definition.recipe.clone());
         let (name, handle) = (self.name().to_owned(), self.handle.clone());
+        let before = self.before.clone();
         async move {
+            if let Some(before) = before {
+                before.cancelled().await;
+            }
             let _permit = shared.attempts.acquire().await;
             let started = Instant::now();
             let scope = Scope::root();
             let attempt = AssertUnwindSafe(open(&*recipe, &handle, scope.clone())).catch_unwind();
-            let outcome = match tokio::time::timeout(limit, attempt).await {
-                Ok(Ok(outcome)) => outcome,
-                Ok(Err(panic)) => Err(Failure::new(Class::Panic, panic_text(&*panic))),
-                Err(_) => Err(Failure::new(
-                    Class::Timeout,
-                    format!("no connection within {} seconds", limit.as_secs_f64()),
-                )),
-            };
+            let outcome = bounded(limit, attempt).await;
             shared
                 .metrics
                 .component_connect_seconds
@@ -470,7 +759,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
             .map(|instance| instance.driver.clone());
         let (metrics, limit, name, handle) = (
             self.shared.metrics.clone(),
-            self.machine.timing().ping_timeout,
+            self.both.serving().timing().ping_timeout,
             self.name().to_owned(),
             self.handle.clone(),
         );
@@ -497,7 +786,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
 
     /// Takes the instance away from callers, and lets go of it: nobody waits for an old connection to close.
     fn release(&mut self) {
-        self.handle.install(None);
+        self.handle.withdraw();
         self.ping = None;
         self.live = Live::default();
         self.trial = None;
@@ -506,41 +795,65 @@ impl<T: Component + ?Sized> Supervisor<T> {
         }
     }
 
+    /// Puts an instance where callers find it, in the place of what was there.
+    fn install(&mut self, mut connected: Connected<T>) -> Option<Connected<T>> {
+        let in_use = self
+            .handle
+            .install(connected.driver.clone(), connected.about.clone());
+        connected.in_use = Some(in_use);
+        self.instance.replace(connected)
+    }
+
     /// Puts a fresh connection in the place of the present one. Callers notice nothing.
     fn replace(&mut self, connected: Connected<T>) {
-        self.handle
-            .install(Some((connected.driver.clone(), connected.about.clone())));
-        if let Some(old) = self.instance.replace(connected) {
+        if let Some(old) = self.install(connected) {
             self.let_go(old);
         }
+    }
+
+    /// Lets go of an instance once the calls on it have ended; fires when that is done.
+    fn retire(&self, mut instance: Connected<T>) -> Stop {
+        let (name, closed) = (self.name().to_owned(), Stop::new());
+        let done = closed.clone();
+        self.old.spawn("component.retire", |stop| async move {
+            let in_use = instance.in_use.take();
+            let draining = async {
+                if let Some(in_use) = in_use {
+                    in_use.ended().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                drained = tokio::time::timeout(DRAIN_LIMIT, draining) => {
+                    if drained.is_err() {
+                        warn!(target: SCOPE, component = name, "calls on the old connection did not end in time and are cut");
+                    }
+                }
+            }
+            close(&name, instance).await;
+            done.cancel();
+        });
+        closed
     }
 
     fn let_go(&self, instance: Connected<T>) {
         let name = self.name().to_owned();
         self.old.spawn_future("component.close", async move {
-            let closing = AssertUnwindSafe(instance.driver.close()).catch_unwind();
-            if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
-                debug!(target: SCOPE, component = name, "the old connection did not close in time and is left behind");
-            }
-            instance.scope.cancel();
+            close(&name, instance).await;
         });
     }
 
     fn tell(&self, told: Told) {
-        let info = &self.handle.info;
+        let info = &self.serving.info;
         let (component, component_type) = (info.name.as_str(), info.full_type());
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         match told {
-            Told::Connected { outage: None, .. } => {
-                info!(target: SCOPE, component, component_type, event = "component_state", to = "ready", "Component loaded: {component} ({component_type})");
-            }
+            // That it was loaded has been told.
+            Told::Connected { outage: None, .. } => {}
             Told::Connected {
                 attempt,
                 outage: Some(outage),
             } => {
-                if !self.machine.status().was_ready {
-                    info!(target: SCOPE, "Component loaded: {component} ({component_type})");
-                }
                 info!(target: SCOPE, component, component_type, event = "component_state", to = "ready", attempt, outage_ms = millis(outage), "component is ready again");
             }
             Told::Failing {
@@ -567,10 +880,90 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 warn!(target: SCOPE, component, component_type, event = "component_state", from = "ready", to = "unavailable", class = failure.class.name(), err = failure.message, "component lost its connection");
             }
             Told::Rejected { failure } => {
-                tracing::error!(target: SCOPE, component, component_type, event = "component_state", to = "rejected", class = failure.class.name(), err = failure.message, "component rejected");
+                error!(target: SCOPE, component, component_type, event = "component_state", to = "rejected", class = failure.class.name(), err = failure.message, "component rejected");
             }
         }
     }
+}
+
+impl<T: ?Sized> Supervisor<T> {
+    /// What keeps a changed definition from its turn. The one that serves is not concerned.
+    fn tell_heir(&self, told: Told) {
+        let component = self.handle.name.as_str();
+        let heir = self.heir.as_ref();
+        let component_type = heir.map(|heir| heir.info.full_type()).unwrap_or_default();
+        match told {
+            Told::Failing {
+                failure,
+                attempt,
+                elapsed,
+                next,
+            } => {
+                warn!(
+                    target: SCOPE,
+                    component,
+                    component_type,
+                    event = "component_revision",
+                    to = "unavailable",
+                    class = failure.class.name(),
+                    err = failure.message,
+                    attempt,
+                    outage_ms = millis(elapsed),
+                    next_retry_ms = millis(next),
+                    "the changed definition cannot be used yet, trying again; the old one serves on"
+                );
+            }
+            Told::Rejected { failure } => {
+                warn!(target: SCOPE, component, component_type, event = "component_revision", to = "rejected", class = failure.class.name(), err = failure.message, "the changed definition is rejected; the old one serves on");
+            }
+            Told::Connected { .. } | Told::Lost { .. } => {}
+        }
+    }
+}
+
+fn timing<T: ?Sized>(shared: &Shared, definition: &Definition<T>) -> Timing {
+    Timing {
+        attempt: definition.attempt.unwrap_or(shared.timing.attempt),
+        ..shared.timing
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Never completes where there is nothing to wait for.
+async fn dependencies<T: ?Sized + 'static>(definition: Option<&Definition<T>>) {
+    match definition {
+        Some(definition) => definition.recipe.dependencies().await,
+        None => std::future::pending().await,
+    }
+}
+
+type Caught<R> = Result<Result<R, Failure>, Box<dyn std::any::Any + Send>>;
+
+/// What an attempt came to within its time.
+async fn bounded<R>(
+    limit: Duration,
+    attempt: impl Future<Output = Caught<R>>,
+) -> Result<R, Failure> {
+    match tokio::time::timeout(limit, attempt).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => Err(Failure::new(Class::Panic, panic_text(&*panic))),
+        Err(_) => Err(Failure::new(
+            Class::Timeout,
+            format!("no connection within {} seconds", limit.as_secs_f64()),
+        )),
+    }
+}
+
+/// Closes an instance, within a limit.
+async fn close<T: Component + ?Sized>(component: &str, instance: Connected<T>) {
+    let closing = AssertUnwindSafe(instance.driver.close()).catch_unwind();
+    if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
+        debug!(target: SCOPE, component, "the old connection did not close in time and is left behind");
+    }
+    instance.scope.cancel();
 }
 
 /// Settings, connection, first ping.
@@ -596,6 +989,7 @@ async fn open<T: Component + ?Sized>(
         about: Arc::new(about),
         scope,
         losses,
+        in_use: None,
     })
 }
 
@@ -634,6 +1028,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// So that neighbours can be told before anybody listens.
-pub(crate) fn neighbours() -> broadcast::Sender<String> {
+pub(crate) fn neighbours() -> broadcast::Sender<News> {
     broadcast::channel(64).0
 }

@@ -43,6 +43,7 @@ fn facts() -> Facts {
         asked_at: None,
         impediment: None,
         subscriptions: Vec::new(),
+        pending: None,
     }
 }
 
@@ -209,6 +210,36 @@ fn without_a_ping_a_component_is_undefined_unless_something_else_is_wrong() {
     says(&mute, Standing::Undefined, Some(NO_PING));
     mute.status.state = State::Unavailable;
     bad(&mute, UNAVAILABLE);
+}
+
+#[test]
+fn a_changed_definition_that_cannot_be_used_is_told_and_no_obstacle_while_the_old_one_serves() {
+    let pending = Pending {
+        full_type: "pubsub.redis/v1".to_owned(),
+        status: Status {
+            attempt: 4,
+            next_attempt: Some(at(NOW + 3)),
+            down_since: Some(at(NOW - 20)),
+            ..down(State::Unavailable, Some(Class::Auth)).status
+        },
+    };
+    let item = says(
+        &Facts {
+            pending: Some(pending),
+            ..facts()
+        },
+        Standing::Ok,
+        None,
+    );
+    let told = item.detail.unwrap().pending.unwrap();
+    assert_eq!((told.state, told.class), ("unavailable", Some("AUTH")));
+    assert_eq!(told.full_type, "pubsub.redis/v1");
+    assert_eq!(
+        (told.attempt, told.next_retry),
+        (4, Some(Duration::from_secs(3)))
+    );
+    assert_eq!(told.since, Duration::from_secs(20));
+    assert_eq!(told.message.as_deref(), Some("amqp://u:***@h:5672 said no"));
 }
 
 #[test]
