@@ -236,6 +236,28 @@ impl MetadataApi {
             ),
             ("optional", info.optional.then_some(Value::Bool(true))),
             (
+                "pendingRevision",
+                handle.pending().map(|pending| {
+                    let failure = pending.status.failure.as_ref();
+                    members([
+                        ("state", Some(Value::string(pending.status.state.name()))),
+                        (
+                            "class",
+                            failure.map(|failure| Value::string(failure.class.name())),
+                        ),
+                        (
+                            "message",
+                            failure.map(|failure| Value::String(shown(&failure.message))),
+                        ),
+                        ("attempt", Some(Value::integer(pending.status.attempt))),
+                        (
+                            "nextRetryMs",
+                            pending.status.next_attempt.map(|at| millis(at.since(now))),
+                        ),
+                    ])
+                }),
+            ),
+            (
                 "subscriptions",
                 (!own.is_empty()).then_some(Value::Array(own)),
             ),

@@ -6,11 +6,17 @@
 
 mod catalog;
 mod check;
+mod client;
+mod drain;
+mod history;
 mod print;
 mod resiliency;
 mod run;
 mod sidecar;
+mod status;
+mod top;
 mod wait;
+mod words;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -32,6 +38,13 @@ Usage:
   outrigger check PATH... [--config FILE]      read resources offline and say everything that is wrong with them
   outrigger resiliency validate [PATH]...      say offline what is wrong or doubtful in Resiliency resources
   outrigger resiliency explain KIND NAME       say which policies apply to a target, why, and what they add up to
+
+  outrigger wait [--for TARGET,...]            wait until a sidecar is ready, or a part of it
+  outrigger status                             show what a running sidecar does, and how its components are
+  outrigger top [--port N]...                  the same for one or several sidecars, live
+  outrigger history [--since 24h]              show what was away, how long and why
+  outrigger drain [--wait]                     let a sidecar finish what is in hand, without ending it
+
   outrigger version                            print the versions
 
 Each command but the last says more with `--help`.
@@ -65,6 +78,11 @@ fn command(name: &OsString, arguments: &[String], began: Instant) -> u8 {
             run::BECOME_APP => run::become_app(rest),
             "check" => check::command(rest),
             "resiliency" => resiliency::command(rest),
+            "wait" => wait::command(rest),
+            "status" => status::command(rest),
+            "top" => top::command(rest),
+            "history" => history::command(rest),
+            "drain" => drain::command(rest),
             "version" | "--version" | "-v" => {
                 print::out(&sidecar::versions_text());
                 0

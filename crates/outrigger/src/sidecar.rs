@@ -66,7 +66,7 @@ pub(crate) fn parse(arguments: &[String]) -> Result<(Box<Options>, Vec<String>),
             ));
             Err(0)
         }
-        Command::Wait { http_port, timeout } => Err(wait::wait(http_port, timeout)),
+        Command::Wait { http_port, timeout } => Err(wait::until_served(http_port, timeout)),
     }
 }
 

@@ -10,6 +10,7 @@ mod found;
 mod validate;
 
 use crate::run::default_folder;
+use crate::words::Words;
 use crate::{SYNTAX, print};
 
 const HELP: &str = "\
@@ -67,65 +68,13 @@ fn ended(result: Result<u8, Wrong>) -> u8 {
     }
 }
 
-/// What stands on a command line.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Words {
-    /// Without dashes.
-    plain: Vec<String>,
-    flags: Vec<(String, String)>,
-    json: bool,
-    help: bool,
-}
+/// The switch of both commands.
+const JSON: &str = "json";
 
-impl Words {
-    /// `known`: the flags that have a value.
-    fn read(arguments: &[String], known: &[&str]) -> Result<Self, String> {
-        let mut read = Self::default();
-        let mut words = arguments.iter();
-        while let Some(word) = words.next() {
-            if word == "--" {
-                read.plain.extend(words.by_ref().cloned());
-                break;
-            }
-            let Some(flag) = word.strip_prefix('-').filter(|flag| !flag.is_empty()) else {
-                read.plain.push(word.clone());
-                continue;
-            };
-            let flag = flag.strip_prefix('-').unwrap_or(flag);
-            let (name, given) = match flag.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (flag, None),
-            };
-            match (name, &given) {
-                ("help" | "h", None) => read.help = true,
-                ("json", None) => read.json = true,
-                _ if known.contains(&name) => {
-                    let value = given
-                        .or_else(|| words.next().cloned())
-                        .ok_or_else(|| format!("flag needs an argument: --{name}"))?;
-                    read.flags.push((name.to_owned(), value));
-                }
-                _ => return Err(format!("unknown flag: --{name}")),
-            }
-        }
-        Ok(read)
-    }
-
-    /// Of a flag that is given twice, the last value.
-    fn last(&self, name: &str) -> Option<&str> {
-        let mut flags = self.flags.iter().rev();
-        flags.find_map(|(flag, value)| (flag == name).then_some(value.as_str()))
-    }
-
-    /// The folders and files of flags.
-    fn paths(&self) -> Vec<String> {
-        let is_path = |flag: &str| matches!(flag, "resources-path" | "components-path");
-        self.flags
-            .iter()
-            .filter(|(flag, _)| is_path(flag))
-            .map(|(_, path)| path.clone())
-            .collect()
-    }
+/// The folders and files that flags name.
+fn named_paths(words: &Words) -> Vec<String> {
+    let both = ["resources-path", "components-path"];
+    words.all(&both).map(str::to_owned).collect()
 }
 
 /// `paths`, or the folder that `outrigger run` takes where none is given; empty where there is none either.
@@ -134,34 +83,5 @@ fn or_default(paths: Vec<String>) -> Vec<String> {
         default_folder().map(str::to_owned).into_iter().collect()
     } else {
         paths
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn words(line: &str) -> Vec<String> {
-        line.split_whitespace().map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn words_and_flags_may_be_mixed() {
-        let read = Words::read(
-            &words("app --app-id=a b -app-id c --json -- --odd"),
-            &["app-id"],
-        )
-        .unwrap();
-        assert_eq!(read.plain, ["app", "b", "--odd"]);
-        assert_eq!(read.last("app-id"), Some("c"));
-        assert!(read.json && !read.help);
-        assert_eq!(
-            Words::read(&words("--app-id"), &["app-id"]),
-            Err("flag needs an argument: --app-id".to_owned())
-        );
-        assert_eq!(
-            Words::read(&words("--jsn"), &["app-id"]),
-            Err("unknown flag: --jsn".to_owned())
-        );
     }
 }

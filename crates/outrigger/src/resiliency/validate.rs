@@ -10,8 +10,9 @@ use outrigger_core::nearest::nearest;
 use outrigger_resiliency::ComponentKind;
 
 use super::files::{Files, View};
-use super::{Words, Wrong, found, or_default};
+use super::{JSON, Wrong, found, named_paths, or_default};
 use crate::print;
+use crate::words::Words;
 
 const HELP: &str = "\
 Usage: outrigger resiliency validate [PATH]... [flags]
@@ -37,13 +38,13 @@ const UNREACHED: &str = "CFG-UNREACHED";
 pub(super) fn command(arguments: &[String]) -> Result<u8, Wrong> {
     let wrong = |why| Wrong::Words(why, HELP);
     let known = ["resources-path", "components-path", "app-id", "namespace"];
-    let words = Words::read(arguments, &known).map_err(wrong)?;
+    let words = Words::read(arguments, &known, &[JSON]).map_err(wrong)?;
     if words.help {
         print::out(HELP);
         return Ok(0);
     }
     let mut paths = words.plain.clone();
-    paths.extend(words.paths());
+    paths.extend(named_paths(&words));
     let paths = or_default(paths);
     if paths.is_empty() {
         return Err(wrong(
@@ -54,7 +55,7 @@ pub(super) fn command(arguments: &[String]) -> Result<u8, Wrong> {
     let views = files.views(words.last("app-id"), words.last("namespace"));
     let (told, resources) = faults(&files, &views);
     let is_clean = told.is_empty() && resources > 0;
-    print::out(&if words.json {
+    print::out(&if words.has(JSON) {
         json(&told, resources)
     } else {
         text(&told, resources, &paths)

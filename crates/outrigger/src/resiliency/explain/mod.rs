@@ -17,8 +17,9 @@ use outrigger_core::nearest::nearest;
 use outrigger_resiliency::{Book, Flow};
 
 use super::files::{Files, View};
-use super::{Words, Wrong, or_default};
+use super::{JSON, Wrong, named_paths, or_default};
 use crate::print;
+use crate::words::Words;
 
 const HELP: &str = "\
 Usage: outrigger resiliency explain --app-id ID [flags] KIND NAME
@@ -102,17 +103,17 @@ pub(super) fn command(arguments: &[String]) -> Result<u8, Wrong> {
         "direction",
         "type",
     ];
-    let words = Words::read(arguments, &known).map_err(wrong)?;
+    let words = Words::read(arguments, &known, &[JSON]).map_err(wrong)?;
     if words.help {
         print::out(HELP);
         return Ok(0);
     }
     let asked = Asked::read(&words).map_err(wrong)?;
-    let paths = or_default(words.paths());
+    let paths = or_default(named_paths(&words));
     let files = Files::read(&paths).map_err(Wrong::Files)?;
     let known = Known::of(&asked, paths, files);
     let told = target::tell(&known, &asked);
-    print::out(&if words.json {
+    print::out(&if words.has(JSON) {
         show::json(&known, &asked, &told)
     } else {
         show::text(&known, &asked, &told)

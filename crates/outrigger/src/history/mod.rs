@@ -1,0 +1,238 @@
+//! `outrigger history`: what was away, how long, why, and how it came back.
+//!
+//! Owns: the command line, what is asked for, which part of it is wanted.
+//! Never: computes an outage; who keeps the history does.
+//! Start at [`command`]. The text is made in [`show`], from the same object as `--format json` prints.
+
+mod show;
+
+use std::time::Duration;
+
+use outrigger_core::duration::format_go;
+use outrigger_core::json::Value;
+
+use crate::client::{self, Failure, Sidecar, flags_help, line};
+use crate::print;
+use crate::words::{Environment, Words, follow};
+
+/// For reading a file of a day, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+/// Changes that are asked for.
+const LIMIT: usize = 500;
+
+const KINDS: [&str; 7] = [
+    "process",
+    "phase",
+    "gate",
+    "component",
+    "subscription",
+    "breaker",
+    "drain",
+];
+const FORMATS: [&str; 2] = ["text", "json"];
+
+const HELP: &str = concat!(
+    "\
+Usage: outrigger history [--since DURATION] [--component NAME] [--kind KIND] [--changes] [--format FORMAT] [--port NUMBER]
+
+Shows what a sidecar remembers: outages with their begin, length and reason and the calls that were refused meanwhile,
+and how long components took to come back. Times are UTC. The sidecar must run with --state-dir.
+
+  --since DURATION   how far back (default 24h)
+  --component NAME   only this component, with its subscriptions
+  --kind KIND        only process, phase, gate, component, subscription, breaker or drain
+  --changes          every change too, line by line, the last 500
+  --format FORMAT    text or json (default text)
+",
+    flags_help!(),
+    "
+The exit code is 0, 1 when the sidecar keeps no history or refuses, 2 for a wrong command line, 3 when no sidecar answers.
+"
+);
+
+/// Runs the command; its exit code.
+pub(crate) fn command(arguments: &[String]) -> u8 {
+    follow(
+        asked(arguments, &client::environment),
+        HELP,
+        |asked| match read(&asked) {
+            Ok(history) => {
+                let history = asked.part.of(history);
+                print::out(&if asked.is_json {
+                    line(&history)
+                } else {
+                    show::text(&history, asked.shows_changes, LIMIT)
+                });
+                0
+            }
+            Err(failure) => failure.told(),
+        },
+    )
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    sidecar: Sidecar,
+    since: Duration,
+    part: Part,
+    shows_changes: bool,
+    is_json: bool,
+}
+
+/// Which part of the history is wanted.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Part {
+    component: Option<String>,
+    kind: Option<String>,
+}
+
+fn asked(arguments: &[String], environment: Environment<'_>) -> Result<Option<Asked>, String> {
+    let valued: Vec<&str> = ["since", "component", "kind", "format"]
+        .into_iter()
+        .chain(client::FLAGS)
+        .collect();
+    let words = Words::read(arguments, &valued, &["changes"])?;
+    if words.help {
+        return Ok(None);
+    }
+    words.no_plain()?;
+    let component = words.last("component").map(str::to_owned);
+    if component.as_ref().is_some_and(String::is_empty) {
+        return Err("--component: the name is empty".to_owned());
+    }
+    let format = words.choice("format", &FORMATS)?;
+    Ok(Some(Asked {
+        sidecar: Sidecar::named(&words, environment)?,
+        since: words.duration("since")?.unwrap_or(DAY),
+        part: Part {
+            component,
+            kind: words.choice("kind", &KINDS)?,
+        },
+        shows_changes: words.has("changes"),
+        is_json: format.as_deref() == Some("json"),
+    }))
+}
+
+fn read(asked: &Asked) -> Result<Value, Failure> {
+    let sidecar = &asked.sidecar;
+    let since = format_go(asked.since);
+    let path = format!("/outrigger/v1/history?since={since}&limit={LIMIT}");
+    let answer = sidecar.get(&path, PATIENCE)?;
+    if answer.status == 404 && answer.error_code().as_deref() == Some("ERR_HISTORY_OFF") {
+        return Err(Failure::Answer(format!(
+            "the sidecar at {sidecar} keeps no history; it does when it is started with --state-dir DIR"
+        )));
+    }
+    let history = answer.expected(sidecar)?;
+    let is_list = |name| {
+        history
+            .get(name)
+            .is_some_and(|list| list.as_array().is_some())
+    };
+    if is_list("outages") && is_list("changes") {
+        Ok(history)
+    } else {
+        Err(Failure::Answer(format!(
+            "what listens at {sidecar} answers with something that is no history"
+        )))
+    }
+}
+
+impl Part {
+    fn of(&self, history: Value) -> Value {
+        let Value::Object(mut members) = history else {
+            return history;
+        };
+        for (name, value) in &mut members {
+            let Value::Array(list) = value else { continue };
+            match name.as_str() {
+                "changes" | "outages" => list.retain(|one| self.has(one)),
+                "recovery" => list.retain(|one| self.has_recovery(one)),
+                _ => {}
+            }
+        }
+        Value::Object(members)
+    }
+
+    /// Subscriptions are told as `component/topic`.
+    fn has(&self, one: &Value) -> bool {
+        let text = |name| one.get(name).and_then(Value::as_str);
+        let is_kind = |kind: &String| text("kind") == Some(kind);
+        let is_of = |name: &String| {
+            let rest = text("subject").and_then(|subject| subject.strip_prefix(name.as_str()));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.kind.as_ref().is_none_or(is_kind) && self.component.as_ref().is_none_or(is_of)
+    }
+
+    fn has_recovery(&self, one: &Value) -> bool {
+        let name = one.get("component").and_then(Value::as_str);
+        let is_it = |wanted: &String| name == Some(wanted);
+        self.kind.as_ref().is_none_or(|kind| kind == "component")
+            && self.component.as_ref().is_none_or(is_it)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outrigger_core::json::parse_all;
+
+    fn read(line: &str) -> Result<Option<Asked>, String> {
+        let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        asked(&arguments, &|_| None)
+    }
+
+    #[test]
+    fn flags_say_which_part_is_wanted() {
+        let asked = read("--since 1h --component a --kind gate --changes --format json");
+        let asked = asked.unwrap().unwrap();
+        assert_eq!(asked.since, Duration::from_secs(3_600));
+        assert!(asked.shows_changes && asked.is_json);
+        assert_eq!(read("").unwrap().unwrap().since, DAY);
+        for (line, why) in [
+            (
+                "--kind gates",
+                "--kind: `gates` is not known; known are process, phase, gate, component, subscription, breaker, drain",
+            ),
+            (
+                "--since -1h",
+                "--since: `-1h` is no duration above zero, such as 10s",
+            ),
+            ("--component=", "--component: the name is empty"),
+            (
+                "--format yaml",
+                "--format: `yaml` is not known; known are text, json",
+            ),
+        ] {
+            assert_eq!(read(line), Err(why.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_component_has_its_subscriptions_but_not_its_namesakes() {
+        let history = parse_all(
+            br#"{"appId":"a","changes":[
+                {"kind":"component","subject":"bus"},{"kind":"subscription","subject":"bus/new"},
+                {"kind":"component","subject":"bus2"},{"kind":"phase"}],
+              "outages":[{"kind":"gate"}],
+              "recovery":[{"component":"bus"},{"component":"bus2"}]}"#,
+        )
+        .unwrap();
+        let part = |component: Option<&str>, kind: Option<&str>| {
+            let part = Part {
+                component: component.map(str::to_owned),
+                kind: kind.map(str::to_owned),
+            };
+            let part = part.of(history.clone());
+            let count = |name| part.get(name).unwrap().as_array().unwrap().len();
+            [count("changes"), count("outages"), count("recovery")]
+        };
+        assert_eq!(part(None, None), [4, 1, 2]);
+        assert_eq!(part(Some("bus"), None), [2, 0, 1]);
+        assert_eq!(part(Some("bus"), Some("subscription")), [1, 0, 0]);
+        assert_eq!(part(None, Some("component")), [2, 0, 2]);
+        assert_eq!(part(None, Some("gate")), [0, 1, 0]);
+    }
+}
