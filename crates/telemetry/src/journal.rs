@@ -81,10 +81,17 @@ pub struct Told<'a> {
     pub refused: Option<u64>,
 }
 
+#[derive(Debug)]
+struct State {
+    name: String,
+    class: Option<String>,
+    since: Instant,
+}
+
 /// Takes changes in and hands them on.
 #[derive(Debug)]
 pub struct Journal {
-    states: Mutex<HashMap<(Kind, String), (String, Instant)>>,
+    states: Mutex<HashMap<(Kind, String), State>>,
     sender: broadcast::Sender<Arc<Change>>,
 }
 
@@ -97,22 +104,32 @@ impl Journal {
         }
     }
 
-    /// Something is `to` now. What was so before is no change.
+    /// Something is `to` now. What was so before is no change, unless another obstacle stands in the way.
     pub fn change(&self, kind: Kind, subject: &str, to: &str, told: Told<'_>) {
         let (from, after) = {
             let mut states = self.lock();
             let key = (kind, subject.to_owned());
             let now = Instant::now();
+            let class = told.class.map(str::to_owned);
             match states.get_mut(&key) {
-                Some((state, _)) if state == to => return,
-                Some((state, since)) => {
-                    let from = std::mem::replace(state, to.to_owned());
-                    let after = now.duration_since(std::mem::replace(since, now));
+                Some(state) if state.name == to => {
+                    if class.is_none() || state.class == class {
+                        return;
+                    }
+                    state.class = class;
+                    (to.to_owned(), Some(now.duration_since(state.since)))
+                }
+                Some(state) => {
+                    state.class = class;
+                    let from = std::mem::replace(&mut state.name, to.to_owned());
+                    let after = now.duration_since(std::mem::replace(&mut state.since, now));
                     (from, Some(after))
                 }
                 None => {
                     if states.len() < MOST {
-                        states.insert(key, (to.to_owned(), now));
+                        let name = to.to_owned();
+                        let since = now;
+                        states.insert(key, State { name, class, since });
                     }
                     (String::new(), None)
                 }
@@ -154,8 +171,8 @@ impl Journal {
     /// For how long it has been as it is.
     pub fn lasted(&self, kind: Kind, subject: &str) -> Option<Duration> {
         let states = self.lock();
-        let (_, since) = states.get(&(kind, subject.to_owned()))?;
-        Some(since.elapsed())
+        let state = states.get(&(kind, subject.to_owned()))?;
+        Some(state.since.elapsed())
     }
 
     /// All that is told from now on.
@@ -168,7 +185,7 @@ impl Journal {
         self.sender.send(Arc::new(change)).ok();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Kind, String), (String, Instant)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Kind, String), State>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -201,6 +218,24 @@ mod tests {
         assert!(journal.lasted(Kind::Gate, "").is_some());
         journal.forget(Kind::Gate, "");
         assert!(journal.lasted(Kind::Gate, "").is_none());
+    }
+
+    #[test]
+    fn another_obstacle_is_told_and_the_same_one_again_is_not() {
+        let journal = Journal::new();
+        let mut heard = journal.listen();
+        let told = |class| Told {
+            class: Some(class),
+            ..Told::default()
+        };
+        for class in ["TRANSIENT", "TRANSIENT", "AUTH"] {
+            journal.change(Kind::Component, "orders", "unavailable", told(class));
+        }
+        journal.change(Kind::Component, "orders", "unavailable", Told::default());
+        let classes: Vec<_> = std::iter::from_fn(|| heard.try_recv().ok())
+            .map(|change| change.class.clone().unwrap())
+            .collect();
+        assert_eq!(classes, ["TRANSIENT", "AUTH"]);
     }
 
     #[test]

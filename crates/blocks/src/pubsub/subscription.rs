@@ -476,6 +476,7 @@ impl Runner {
 
     /// Gives the machine an event and shows what it made of it.
     fn event(&mut self, event: Event) -> Option<Action> {
+        let before = self.machine.status().state;
         let action = self
             .machine
             .on(event, self.shared.clock.now(), rand::random());
@@ -492,13 +493,12 @@ impl Runner {
             cause: status.error.as_deref(),
             ..Told::default()
         };
-        let journal = &metrics.journal;
-        journal.change(
-            journal::Kind::Subscription,
-            &subject,
-            status.state.name(),
-            told,
-        );
+        // Another attempt is no news.
+        if (before, status.state) != (State::Retrying, State::Starting) {
+            let journal = &metrics.journal;
+            let kind = journal::Kind::Subscription;
+            journal.change(kind, &subject, status.state.name(), told);
+        }
         self.status.send_replace(status);
         action
     }

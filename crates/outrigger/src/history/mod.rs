@@ -1,15 +1,18 @@
 //! `outrigger history`: what was away, how long, why, and how it came back.
 //!
 //! Owns: the command line, what is asked for, which part of it is wanted.
-//! Never: computes an outage; who keeps the history does.
+//! Never: computes an outage; who keeps the history does. With `--state-dir` its files are read here, as the sidecar would:
+//! also when it is gone.
 //! Start at [`command`]. The text is made in [`show`], from the same object as `--format json` prints.
 
 mod show;
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use outrigger_core::duration::format_go;
 use outrigger_core::json::Value;
+use outrigger_telemetry::history::{Reader, report};
 
 use crate::client::{self, Failure, Sidecar, flags_help, line};
 use crate::print;
@@ -35,15 +38,19 @@ const FORMATS: [&str; 2] = ["text", "json"];
 const HELP: &str = concat!(
     "\
 Usage: outrigger history [--since DURATION] [--component NAME] [--kind KIND] [--changes] [--format FORMAT] [--port NUMBER]
+       outrigger history --state-dir FOLDER [--app-id ID] [...]
 
 Shows what a sidecar remembers: outages with their begin, length and reason and the calls that were refused meanwhile,
-and how long components took to come back. Times are UTC. The sidecar must run with --state-dir.
+and how long components took to come back. Times are UTC. The sidecar must run with --state-dir; the history of one that
+is gone is read from that folder.
 
   --since DURATION   how far back (default 24h)
   --component NAME   only this component, with its subscriptions
   --kind KIND        only process, phase, gate, component, subscription, breaker or drain
   --changes          every change too, line by line, the last 500
   --format FORMAT    text or json (default text)
+  --state-dir FOLDER read the files of a sidecar, which need not run
+  --app-id ID        whose, where the folder holds those of several
 ",
     flags_help!(),
     "
@@ -56,7 +63,7 @@ pub(crate) fn command(arguments: &[String]) -> u8 {
     follow(
         asked(arguments, &client::environment),
         HELP,
-        |asked| match read(&asked) {
+        |asked| match asked.read() {
             Ok(history) => {
                 let history = asked.part.of(history);
                 print::out(&if asked.is_json {
@@ -73,11 +80,21 @@ pub(crate) fn command(arguments: &[String]) -> u8 {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Asked {
-    sidecar: Sidecar,
+    source: Source,
     since: Duration,
     part: Part,
     shows_changes: bool,
     is_json: bool,
+}
+
+/// Where the history is.
+#[derive(Debug, PartialEq, Eq)]
+enum Source {
+    Sidecar(Sidecar),
+    Folder {
+        path: String,
+        app_id: Option<String>,
+    },
 }
 
 /// Which part of the history is wanted.
@@ -88,10 +105,17 @@ struct Part {
 }
 
 fn asked(arguments: &[String], environment: Environment<'_>) -> Result<Option<Asked>, String> {
-    let valued: Vec<&str> = ["since", "component", "kind", "format"]
-        .into_iter()
-        .chain(client::FLAGS)
-        .collect();
+    let valued: Vec<&str> = [
+        "since",
+        "component",
+        "kind",
+        "format",
+        "state-dir",
+        "app-id",
+    ]
+    .into_iter()
+    .chain(client::FLAGS)
+    .collect();
     let words = Words::read(arguments, &valued, &["changes"])?;
     if words.help {
         return Ok(None);
@@ -102,8 +126,18 @@ fn asked(arguments: &[String], environment: Environment<'_>) -> Result<Option<As
         return Err("--component: the name is empty".to_owned());
     }
     let format = words.choice("format", &FORMATS)?;
+    let app_id = words.last("app-id").map(str::to_owned);
+    let source = match words.last("state-dir") {
+        Some("") => return Err("--state-dir: the folder's name is empty".to_owned()),
+        Some(path) => Source::Folder {
+            path: path.to_owned(),
+            app_id,
+        },
+        None if app_id.is_some() => return Err("--app-id: only with --state-dir".to_owned()),
+        None => Source::Sidecar(Sidecar::named(&words, environment)?),
+    };
     Ok(Some(Asked {
-        sidecar: Sidecar::named(&words, environment)?,
+        source,
         since: words.duration("since")?.unwrap_or(DAY),
         part: Part {
             component,
@@ -114,9 +148,43 @@ fn asked(arguments: &[String], environment: Environment<'_>) -> Result<Option<As
     }))
 }
 
-fn read(asked: &Asked) -> Result<Value, Failure> {
-    let sidecar = &asked.sidecar;
-    let since = format_go(asked.since);
+impl Asked {
+    fn read(&self) -> Result<Value, Failure> {
+        match &self.source {
+            Source::Sidecar(sidecar) => ask(sidecar, self.since),
+            Source::Folder { path, app_id } => {
+                read_files(Path::new(path), app_id.as_deref(), self.since).map_err(Failure::Answer)
+            }
+        }
+    }
+}
+
+fn read_files(folder: &Path, app_id: Option<&str>, since: Duration) -> Result<Value, String> {
+    let name = folder.display();
+    let all = Reader::all(folder).map_err(|error| format!("cannot read {name}: {error}"))?;
+    let known: Vec<&str> = all.iter().map(|(id, _)| id.as_str()).collect();
+    let known = known.join(", ");
+    let (id, reader) = match (app_id, all.as_slice()) {
+        (_, []) => return Err(format!("{name} holds no history")),
+        (Some(wanted), all) => all.iter().find(|(id, _)| id == wanted).ok_or_else(|| {
+            format!("{name} holds no history of {wanted}; it holds those of {known}")
+        })?,
+        (None, [only]) => only,
+        (None, _) => {
+            return Err(format!(
+                "{name} holds several histories, choose one with --app-id: {known}"
+            ));
+        }
+    };
+    let changes = reader
+        .changes()
+        .map_err(|error| format!("cannot read {}: {error}", reader.path().display()))?;
+    let now = SystemTime::now();
+    Ok(report(changes, now.checked_sub(since)).value(id, now, LIMIT))
+}
+
+fn ask(sidecar: &Sidecar, since: Duration) -> Result<Value, Failure> {
+    let since = format_go(since);
     let path = format!("/outrigger/v1/history?since={since}&limit={LIMIT}");
     let answer = sidecar.get(&path, PATIENCE)?;
     if answer.status == 404 && answer.error_code().as_deref() == Some("ERR_HISTORY_OFF") {
@@ -191,6 +259,14 @@ mod tests {
         assert_eq!(asked.since, Duration::from_secs(3_600));
         assert!(asked.shows_changes && asked.is_json);
         assert_eq!(read("").unwrap().unwrap().since, DAY);
+        let source = read("--state-dir /var/lib/o --app-id a")
+            .unwrap()
+            .unwrap()
+            .source;
+        let path = "/var/lib/o".to_owned();
+        let app_id = Some("a".to_owned());
+        assert_eq!(source, Source::Folder { path, app_id });
+        assert!(read("--app-id a").is_err());
         for (line, why) in [
             (
                 "--kind gates",

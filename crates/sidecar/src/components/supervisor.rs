@@ -560,7 +560,10 @@ impl<T: Component + ?Sized> Supervisor<T> {
         if state != before {
             record_state(&self.shared.metrics, &self.serving.info, Some(state));
             self.count_outage(state);
-            self.journal(self.both.serving().status());
+            // Another attempt is no news; an outage of days is one line, not thousands.
+            if (before, state) != (State::Unavailable, State::Connecting) {
+                self.journal(self.both.serving().status());
+            }
         }
         if let Some(at) = last_ok {
             let ago = self.shared.clock.now().since(at);
