@@ -2,7 +2,7 @@
 //!
 //! Owns: the built binary ([`binary`]), processes and their output ([`process`]), one sidecar with its ports and its
 //! resources ([`sidecar`]), resources as text ([`component`], [`policies`]), scripted apps ([`app`], [`grpc_app`]) and peers
-//! ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), metrics ([`metrics`]), measured figures ([`figures`]).
+//! ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), terminals ([`terminal`]), metrics ([`metrics`]), measured figures ([`figures`]).
 //! Never: links a part of the sidecar; what is tested is the program that users get.
 //! Start at [`Plan::start`]. A helper that fails panics: it has no caller but a test.
 //! Tests: the files in `tests/`, by subject; rows of `lifecycle.md` §9 carry their numbers.
@@ -26,6 +26,7 @@ pub mod peers;
 pub mod policies;
 pub mod process;
 pub mod sidecar;
+pub mod terminal;
 
 pub use app::{App, Received, Reply};
 pub use component::Component;
@@ -35,6 +36,7 @@ pub use http::{Answer, Request};
 pub use peers::{Peer, Registry};
 pub use process::Process;
 pub use sidecar::{Plan, Sidecar};
+pub use terminal::Terminal;
 
 use std::time::Duration;
 
