@@ -121,6 +121,8 @@ def flag_list():
     if not FLAGS.exists() or FLAGS.read_text() != flags_page():
         yield "docs/flags.md: not as the table of flags; run python3 tests/docs.py --write"
     known = {name for name, *_ in flags()} | {"namespace", "help", "flag", "json", "method", "resources-path"}
+    # Flags of commands that ask a running sidecar.
+    known |= {"for", "timeout", "port", "address", "url", "format", "once", "since", "component", "kind", "changes", "resume", "no-color"}
     for page in tracked("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/*.md", "docs/**/*.md"):
         for name in re.findall(r"`--([a-z][a-z0-9-]*)[=` ]", page.read_text()):
             if name not in known and name not in {"stay", "package", "release"}:

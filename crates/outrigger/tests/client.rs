@@ -232,7 +232,7 @@ fn wait_says_what_is_missing_and_why() {
         format!(
             "error: 127.0.0.1:{port} is not ready after 500ms
   app            the app's gate is wait_port
-  component:bus  unavailable, AUTH: wrong \u{fffd}[31mpassword
+  component:bus  unavailable, AUTH: wrong ?[31mpassword
 "
         )
     );
@@ -425,7 +425,7 @@ fn history_is_shown_and_its_absence_explained() {
 
 1 outage, 0 ongoing, 2 calls refused
   BEGAN                WHAT           LASTED  REFUSED  WHY
-  2026-09-01 10:30:00  component bus      8s        2  no \u{fffd}[2J route
+  2026-09-01 10:30:00  component bus      8s        2  no ?[2J route
 
 time to come back
   COMPONENT  TIMES  MEAN  P95
@@ -473,7 +473,7 @@ so far      http 12
 
   COMPONENT  TYPE             STATE         SINCE  NEXT TRY
 x bus        pubsub.redis/v1  unavailable     12s  in 4s
-    TRANSIENT, attempt 3: refused \u{fffd}[2J\u{fffd}2J
+    TRANSIENT, attempt 3: refused ?[2J?2J
 "
     );
     let once = run(&format!("top --once --port {}", server.port));

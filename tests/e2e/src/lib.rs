@@ -3,8 +3,8 @@
 //! Owns: the built binary ([`binary`]), processes and their output ([`process`]), one sidecar with its ports and its
 //! resources ([`sidecar`]), one with an app as a unit ([`unit`]), what the kernel says of processes, and namespaces
 //! ([`system`]), resources as text ([`component`], [`policies`]), brokers ([`bus`]), scripted apps ([`app`], [`grpc_app`])
-//! and peers ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), load ([`load`], [`calls`]), metrics ([`metrics`]),
-//! measured figures ([`figures`]).
+//! and peers ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), load ([`load`], [`calls`]), terminals
+//! ([`terminal`]), metrics ([`metrics`]), measured figures ([`figures`]).
 //! Never: links a part of the sidecar; what is tested is the program that users get.
 //! Start at [`Plan::start`]. A helper that fails panics: it has no caller but a test.
 //! Tests: the files in `tests/`, by subject; rows of `lifecycle.md` §9 carry their numbers.
@@ -32,6 +32,7 @@ pub mod policies;
 pub mod process;
 pub mod sidecar;
 pub mod system;
+pub mod terminal;
 pub mod unit;
 
 pub use app::{App, Received, Reply};
@@ -46,6 +47,7 @@ pub use peers::{Peer, Registry};
 pub use process::Process;
 pub use sidecar::{Plan, Sidecar};
 pub use unit::{Unit, UnitPlan};
+pub use terminal::Terminal;
 
 use std::time::Duration;
 

@@ -462,7 +462,7 @@ mod tests {
             (
                 500,
                 r#"{"errorCode":"E","message":"so\u001b[2J"}"#,
-                "refuses: status 500, so\u{fffd}[2J",
+                "refuses: status 500, so?[2J",
             ),
         ] {
             let text = text(status, body);

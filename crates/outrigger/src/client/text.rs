@@ -7,6 +7,9 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 /// Ends a text of which the rest was left out.
 pub(crate) const CUT: char = '…';
 
+/// Stands for a character that is not shown.
+const ODD: char = '?';
+
 /// Whether a character does something to a terminal, or to the order of what is read, instead of being shown.
 pub(crate) fn is_harmful(c: char) -> bool {
     c.is_control()
@@ -25,7 +28,9 @@ pub(crate) fn clean(text: &str) -> String {
             '\n' | '\r' | '\t' => cleaned.push(' '),
             // They choose between forms of a sign, which makes its width a matter of opinion.
             '\u{fe00}'..='\u{fe0f}' => {}
-            c if is_harmful(c) => cleaned.push(char::REPLACEMENT_CHARACTER),
+            // The sign for what cannot be read is left out by some terminals, which shifts what follows.
+            char::REPLACEMENT_CHARACTER => cleaned.push(ODD),
+            c if is_harmful(c) => cleaned.push(ODD),
             c => cleaned.push(c),
         }
     }
@@ -174,7 +179,7 @@ mod tests {
     fn nothing_that_a_terminal_obeys_is_left() {
         assert_eq!(
             clean("a\u{1b}]0;title\u{7}\r\nb\tc\u{9b}31m\u{202e}"),
-            "a\u{fffd}]0;title\u{fffd}  b c\u{fffd}31m\u{fffd}"
+            "a?]0;title?  b c?31m?"
         );
         assert_eq!(clean("größer 日本 👍"), "größer 日本 👍");
     }

@@ -184,7 +184,7 @@ orders, 2026-09-01 10:00:00 to 2026-09-02 10:00:00 (UTC)
 2 outages, 1 ongoing, 17 calls refused
   BEGAN                WHAT            LASTED  REFUSED  WHY
   2026-09-01 11:00:00  component bus      12s       17  connection refused
-  2026-09-02 09:00:00  gate           ongoing           app port \u{fffd}[2J closed
+  2026-09-02 09:00:00  gate           ongoing           app port ?[2J closed
 
 time to come back
   COMPONENT  TIMES  MEAN  P95

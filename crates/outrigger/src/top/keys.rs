@@ -30,8 +30,11 @@ impl View {
         }
     }
 
-    /// Nobody scrolls past the end.
+    /// Nobody scrolls past the end. The help covers the rest for a while, and changes nothing of it.
     pub(super) fn fit(&mut self, extent: Extent) {
+        if self.shows_help {
+            return;
+        }
         self.extent = extent;
         self.scrolled = self.scrolled.min(self.most());
     }
@@ -151,11 +154,17 @@ mod tests {
     #[test]
     fn help_opens_and_closes_and_some_keys_end() {
         let mut view = View::new(2);
+        view.fit(Extent {
+            lines: 30,
+            page: 10,
+        });
+        press(&mut view, KeyCode::End);
         press(&mut view, KeyCode::Char('?'));
         press(&mut view, KeyCode::Tab);
         assert_eq!((view.shows_help, view.selected), (true, 0));
+        view.fit(Extent { lines: 5, page: 10 });
         assert!(!press(&mut view, KeyCode::Esc));
-        assert!(!view.shows_help);
+        assert_eq!((view.shows_help, view.scrolled), (false, 20));
         assert!(press(&mut view, KeyCode::Esc));
         assert!(press(&mut view, KeyCode::Char('q')));
         let control = |c| KeyEvent::new(KeyCode::Char(c), KeyModifiers::CONTROL);
