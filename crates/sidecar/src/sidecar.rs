@@ -287,7 +287,7 @@ impl Assembly {
         let peers = self.peers();
         let invoke = Arc::new(self.invoke(app.as_ref(), &watches, &peers, &endpoints));
         let names = self.names(&shared, &invoke.resolver, ports);
-        self.watch(app.as_ref(), &stop);
+        self.watch(app.as_ref(), &gate_seen, &stop);
         let blocks = Arc::new(self.blocks(Parts {
             registry: &registry,
             app: app.as_ref(),
@@ -400,7 +400,12 @@ impl Assembly {
     }
 
     /// What may end us besides what we are told.
-    fn watch(&self, app: Option<&App>, stop: &mpsc::Sender<StopRequest>) {
+    fn watch(
+        &self,
+        app: Option<&App>,
+        gate: &watch::Receiver<gate::State>,
+        stop: &mpsc::Sender<StopRequest>,
+    ) {
         let chosen = &self.options.lifecycle;
         let network = network::Watcher {
             clock: self.clock,
@@ -412,6 +417,7 @@ impl Assembly {
             (Some(limit), Some(app)) => {
                 let watcher = absence::Watcher {
                     app: app.channel.clone(),
+                    gate: gate.clone(),
                     limit,
                     clock: self.clock,
                     end: stop.clone(),
