@@ -46,8 +46,8 @@ pub use load::Load;
 pub use peers::{Peer, Registry};
 pub use process::Process;
 pub use sidecar::{Plan, Sidecar};
-pub use unit::{Unit, UnitPlan};
 pub use terminal::Terminal;
+pub use unit::{Unit, UnitPlan};
 
 use std::time::Duration;
 
