@@ -93,11 +93,14 @@ enum Told {
     Unknown(String),
     /// Nobody who knows was there to ask.
     Nobody(String),
+    /// No answer came in the time there was.
+    Late(String),
 }
 
 fn judge(answer: Result<Answer, Failure>, sidecar: &Sidecar) -> Told {
     let answer = match answer {
         Ok(answer) => answer,
+        Err(Failure::Late(why)) => return Told::Late(why),
         Err(failure) => return Told::Nobody(failure.text().to_owned()),
     };
     let code = answer.error_code().unwrap_or_default();
@@ -135,7 +138,7 @@ fn until_ready(asked: &Asked) -> u8 {
                 return SYNTAX;
             }
             // The deadline cut the question short: what was known before says more.
-            Told::Nobody(_) if left < PATIENCE && matches!(last, Some(Told::Missing(_))) => {}
+            Told::Late(_) if left < PATIENCE && last.is_some() => {}
             told => last = Some(told),
         }
         std::thread::park_timeout(EVERY.min(deadline.saturating_duration_since(Instant::now())));
@@ -148,7 +151,9 @@ fn until_ready(asked: &Asked) -> u8 {
             print::error(&format!("{sidecar} is not ready after {waited}"));
             print::err(&reasons(&targets, health.as_ref()));
         }
-        Some(Told::Nobody(why)) => print::error(&format!("gave up after {waited}: {why}")),
+        Some(Told::Nobody(why) | Told::Late(why)) => {
+            print::error(&format!("gave up after {waited}: {why}"))
+        }
         _ => print::error(&format!("gave up after {waited}")),
     }
     1

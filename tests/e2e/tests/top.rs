@@ -160,7 +160,7 @@ async fn several_sidecars_are_selected_with_tab() {
             "--no-color",
             "--interval=100ms",
         ],
-        100,
+        80,
         24,
     );
     let rows = top.says("IN HAND  HTTP/S").await;
@@ -170,7 +170,7 @@ async fn several_sidecars_are_selected_with_tab() {
             rows[2].contains("unreachable for") && rows[3].ends_with("50")
         })
         .await;
-    assert!(rows[2].starts_with("> x 127.0.0.1:"), "{rows:?}");
+    assert!(rows[2].starts_with("> x          127.0.0.1:"), "{rows:?}");
     assert!(rows[3].starts_with("  x orders "), "{rows:?}");
     top.press("\t");
     let rows = top
@@ -178,7 +178,7 @@ async fn several_sidecars_are_selected_with_tab() {
         .await;
     assert!(rows[5].starts_with("orders  namespace"), "{rows:?}");
     let screen = top.screen();
-    let cells = (0..24).flat_map(|row| (0..100).map(move |column| (row, column)));
+    let cells = (0..24).flat_map(|row| (0..80).map(move |column| (row, column)));
     let mut cells = cells.filter_map(|(row, column)| screen.cell(row, column));
     assert!(cells.all(|cell| cell.fgcolor() == vt100::Color::Default));
     top.press("\u{3}");

@@ -135,7 +135,7 @@ impl Sidecar {
                 http::Fault::Silent(why) => {
                     Failure::Unreachable(format!("no sidecar answers at {self}: {why}"))
                 }
-                http::Fault::TimeOut => Failure::Unreachable(format!(
+                http::Fault::TimeOut => Failure::Late(format!(
                     "no sidecar answers at {self}: not within {}",
                     text::duration(limit)
                 )),
@@ -222,6 +222,8 @@ pub(crate) fn environment(name: &str) -> Option<String> {
 pub(crate) enum Failure {
     /// Nobody answers.
     Unreachable(String),
+    /// Nobody has answered in time.
+    Late(String),
     /// There is an answer, and it is not the one that is needed.
     Answer(String),
 }
@@ -229,13 +231,13 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn text(&self) -> &str {
         match self {
-            Self::Unreachable(text) | Self::Answer(text) => text,
+            Self::Unreachable(text) | Self::Late(text) | Self::Answer(text) => text,
         }
     }
 
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Unreachable(_) => UNREACHABLE,
+            Self::Unreachable(_) | Self::Late(_) => UNREACHABLE,
             Self::Answer(_) => 1,
         }
     }

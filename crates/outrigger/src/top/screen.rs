@@ -219,7 +219,7 @@ fn overview(
 ) -> Vec<Line<'static>> {
     const SIGNS: usize = 4;
     let widest = |of: &dyn Fn(&Watched) -> usize| readings.iter().map(of).max().unwrap_or(0);
-    let mut name = widest(&|one| width(one.name())).clamp("SIDECAR".len(), 30);
+    let mut name = widest(&|one| one.name().map_or(0, width)).clamp("SIDECAR".len(), 30);
     let mut at = widest(&|one| width(&one.at)).min(30);
     let mut shown: Vec<&Column> = COLUMNS.iter().collect();
     let taken = |shown: &[&Column]| -> usize {
@@ -231,6 +231,8 @@ fn overview(
         shown.retain(|one| Some(one.weight) != least);
     }
     if taken(&shown) + name + GAP + at > room {
+        // Those without a name are known by their address then.
+        name = name.max(at);
         at = 0;
     }
     while taken(&shown) + name > room && !shown.is_empty() {
@@ -264,10 +266,9 @@ fn overview(
         let mark = if is_selected { ">" } else { " " };
         let style = if is_selected { BOLD } else { Style::new() };
         let signs = format!("{mark} {} ", mood.sign());
-        let mut spans = vec![Span::styled(
-            begin(signs, reading.name(), &reading.at),
-            style,
-        )];
+        let unknown = if at > 0 { "" } else { reading.at.as_str() };
+        let name = reading.name().unwrap_or(unknown);
+        let mut spans = vec![Span::styled(begin(signs, name, &reading.at), style)];
         if let Some((time, why)) = reading.trouble(now) {
             let used: usize = spans.iter().map(Span::width).sum();
             let text = format!("  unreachable for {}: {why}", duration(time));

@@ -53,10 +53,8 @@ impl Watched {
     }
 
     /// Its app id, once it is known.
-    pub(super) fn name(&self) -> &str {
-        self.last
-            .as_ref()
-            .map_or(self.at.as_str(), |status| &status.app_id)
+    pub(super) fn name(&self) -> Option<&str> {
+        self.last.as_ref().map(|status| status.app_id.as_str())
     }
 
     /// How many components are ready, of how many.
@@ -111,19 +109,16 @@ mod tests {
             let text = "no sidecar answers at 127.0.0.1:3500: connection refused";
             Err(Failure::Unreachable(text.to_owned()))
         };
-        assert_eq!(
-            (watched.name(), watched.mood()),
-            ("127.0.0.1:3500", Mood::Unknown)
-        );
+        assert_eq!((watched.name(), watched.mood()), (None, Mood::Unknown));
         watched.told(Ok(status(1_000, 0)), at(1));
         watched.told(Ok(status(2_000, 7)), at(2));
-        assert_eq!((watched.name(), watched.mood()), ("a", Mood::Good));
+        assert_eq!((watched.name(), watched.mood()), (Some("a"), Mood::Good));
         assert_eq!(rate(&watched), Some(7.0));
         watched.told(refused(), at(3));
         watched.told(refused(), at(4));
         let (time, why) = watched.trouble(at(5)).unwrap();
         assert_eq!((time.as_secs(), why), (2, "connection refused"));
-        assert_eq!((watched.name(), watched.mood()), ("a", Mood::Bad));
+        assert_eq!((watched.name(), watched.mood()), (Some("a"), Mood::Bad));
         watched.told(Ok(status(9_000, 700)), at(6));
         assert_eq!(watched.trouble(at(6)), None);
         // What happened meanwhile is no rate of now.
