@@ -124,7 +124,10 @@ impl Life {
                 1
             }
             Trigger::NetworkLost => {
-                self.end(CLOSE_LIMIT).await;
+                // Nobody can be reached any more; only an app of ours may have something to finish.
+                cut_short = self.companion.is_none();
+                self.end(if cut_short { LAST_BREATH } else { CLOSE_LIMIT })
+                    .await;
                 NETWORK_LOST
             }
             Trigger::Fatal(why) => {
@@ -395,7 +398,7 @@ async fn drain(
     };
     if before(deadline, finishing).await.is_none() {
         parts.phases.on(Event::Finish, metrics);
-        stop_companion(parts.companion, Duration::ZERO).await;
+        stop_companion(parts.companion, CLOSE_LIMIT).await;
         return Outcome::Late;
     }
     parts.phases.on(Event::Drained, metrics);
