@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Runs the quickstart as its README says, and checks every resource of the examples.
+"""Runs the quickstart as its README says, checks every resource of the examples, and starts what compose files start.
 
+Needs PyYAML. Containers are the business of tests/compose.py.
 The binary is that of the environment variable OUTRIGGER, else target/debug/outrigger. The last line counts.
 """
 
@@ -11,6 +12,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
+
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARY = os.environ.get("OUTRIGGER", str(ROOT / "target/debug/outrigger"))
@@ -62,10 +67,74 @@ def the_commands_of_the_readmes_are_the_same(folder):
     assert line in (ROOT / QUICKSTART / "README.md").read_text()
 
 
+def services(folder):
+    """(recipe, name, service) of everything that is to run Outrigger."""
+    for file in sorted((folder / "examples/compose").glob("*.yaml")):
+        recipe = yaml.safe_load(file.read_text())
+        for name, service in recipe["services"].items():
+            if "build" in service:
+                yield file, recipe, name, service
+
+
+def compose_files_fit_together(folder):
+    dockerfile = (folder / "examples/compose/Dockerfile").read_text()
+    found = 0
+    for file, recipe, name, service in services(folder):
+        found += 1
+        where = f"{file.name}, {name}"
+        assert f" AS {service['build']['target']}\n" in dockerfile, where
+        assert (file.parent / service["build"]["context"]).resolve() == folder.resolve(), where
+        seconds = {word: int(value.rstrip("s")) for word, value in
+                   [word.split("=") for word in service["command"] if "-timeout=" in word]}
+        assert int(service["stop_grace_period"].rstrip("s")) > seconds["--drain-timeout"] + 5, where
+        assert "redis" in service["depends_on"], where
+    for file in sorted((folder / "examples/compose").glob("*.yaml")):
+        recipe = yaml.safe_load(file.read_text())["services"]
+        for name, service in recipe.items():
+            for volume in service.get("volumes", []):
+                assert (file.parent / volume.split(":")[0]).exists(), f"{file.name}, {name}: {volume}"
+            for other in service.get("depends_on", []):
+                assert other in recipe, f"{file.name}, {name}: {other}"
+            owner = service.get("network_mode", f"service:{name}").removeprefix("service:")
+            assert owner in recipe, f"{file.name}, {name}: {owner}"
+    assert found == 4, f"{found} recipes"
+
+
+def what_compose_files_start_starts(folder):
+    """Their flags, with ports of our own; Redis is not there, which ends nothing."""
+    for file, _, name, service in services(folder):
+        words = [word.replace("/resources", str(file.parent / "resources")) for word in service["command"]]
+        http, grpc, metrics, internal = free_ports(4)
+        own = ["--dapr-http-port", http, "--dapr-grpc-port", grpc, "--metrics-port", metrics, "--dapr-internal-grpc-port", internal]
+        if "--" in words:
+            words = words[:words.index("--")] + own + ["--", "true"]
+            ended = subprocess.run([BINARY, "run", *words], capture_output=True, text=True, timeout=60)
+            assert ended.returncode == 0, f"{file.name}, {name}:\n{ended.stdout}{ended.stderr}"
+            continue
+        sidecar = subprocess.Popen([BINARY, "sidecar", *words, *own], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            until_served(http)
+        finally:
+            sidecar.terminate()
+            out = sidecar.communicate(timeout=60)[0]
+        assert sidecar.returncode == 0, f"{file.name}, {name}:\n{out}"
+
+
+def until_served(port):
+    for _ in range(300):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1.0/healthz/outbound", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("no calls are served")
+
+
 def main():
     passed = failed = 0
     for test in (the_quickstart_does_its_job_and_ends, a_second_run_finds_the_state_of_the_first,
-                 every_resource_is_right, the_commands_of_the_readmes_are_the_same):
+                 every_resource_is_right, the_commands_of_the_readmes_are_the_same,
+                 compose_files_fit_together, what_compose_files_start_starts):
         with tempfile.TemporaryDirectory(prefix="outrigger-examples-") as name:
             folder = pathlib.Path(name)
             shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("*.db*"))

@@ -284,7 +284,7 @@ impl Life {
                     let end = end.unwrap_or_else(|| End::new(Cause::Signal));
                     let left = way.as_ref().map(|way| way.left(self.sight.clock));
                     let limit = if late {
-                        Duration::ZERO
+                        CLOSE_LIMIT
                     } else {
                         left.unwrap_or(Duration::MAX)
                     };
@@ -417,9 +417,11 @@ impl Life {
                 warn!(target: SCOPE, inflight = self.blocks.activity.in_flight(), "the time for finishing work in hand is over, the rest is given back: [{in_hand}]");
                 CLOSE_LIMIT
             }
+            // Nobody can be reached any more; only an app of ours may have something to finish.
+            (Outcome::Clean, Cause::Network) if self.companion.is_none() => LAST_BREATH,
             (Outcome::Clean, _) => CLOSE_LIMIT,
         };
-        if outcome == Outcome::Insisted {
+        if outcome == Outcome::Insisted || end.cause == Cause::Network {
             stop_companion(&mut self.companion, limit / 2).await;
         }
         let insists = {

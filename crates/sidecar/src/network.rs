@@ -14,7 +14,7 @@ use tracing::{error, info};
 
 const SCOPE: &str = "dapr.runtime";
 
-const LOOKS_EVERY: Duration = Duration::from_secs(2);
+const LOOKS_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Watcher {
     pub clock: Clock,

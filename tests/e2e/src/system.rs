@@ -15,16 +15,13 @@ pub fn unshare(flags: &[&str]) -> Vec<String> {
     words
 }
 
-/// A program that runs another in the network namespace of a process.
-pub fn enter_network(id: i32) -> Vec<String> {
-    let mut words = vec![
-        "nsenter".to_owned(),
-        format!("--target={id}"),
-        "--net".to_owned(),
-    ];
+/// A program that runs another in namespaces of a process, such as `--net`.
+pub fn enter(id: i32, namespaces: &[&str]) -> Vec<String> {
+    let mut words = vec!["nsenter".to_owned(), format!("--target={id}")];
     if !rustix::process::geteuid().is_root() {
         words.extend(["--user", "--preserve-credentials"].map(str::to_owned));
     }
+    words.extend(namespaces.iter().map(ToString::to_string));
     words
 }
 

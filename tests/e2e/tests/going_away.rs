@@ -108,7 +108,7 @@ fn in_own_network(flags: &[&str]) -> Process {
 
 /// Runs a program in the process's network namespace; what it prints.
 async fn inside(process: &Process, words: &[&str]) -> String {
-    let enter = system::enter_network(process.id());
+    let enter = system::enter(process.id(), &["--net"]);
     let mut all = enter
         .iter()
         .map(String::as_str)

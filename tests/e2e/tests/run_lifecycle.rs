@@ -18,6 +18,7 @@ use outrigger_e2e::{Component, Request, Unit, UnitPlan, figure, http, ms, s, sys
 use outrigger_testkit::servers::{Rabbit, RabbitServer, Redis, RedisServer, Server};
 use outrigger_testkit::wait;
 use rustix::process::{Pid, kill_process};
+use tokio::process::Command;
 
 /// Ends when told.
 const FOREVER: &str =
@@ -199,14 +200,14 @@ async fn as_process_1_it_finishes_the_message_then_ends_the_app_and_leaves_no_zo
     let first = system::children(unit.process.id())[0];
     unit.subscribed().await;
     // Orphans of others come to process 1, too.
-    let enter = format!("nsenter --target {first} --pid --mount sh -c '(sleep 0.2 &)'");
-    let entered = tokio::task::spawn_blocking(move || {
-        std::process::Command::new("sh")
-            .args(["-c", &enter])
-            .status()
-            .unwrap()
-    });
-    assert!(entered.await.unwrap().success());
+    let enter = system::enter(first, &["--pid", "--mount"]);
+    let orphan = ["sh", "-c", "sleep 1 &"];
+    let mut words = enter.iter().map(String::as_str).chain(orphan);
+    let mut entering = Command::new(words.next().unwrap());
+    assert!(entering.args(words).status().await.unwrap().success());
+    let alone = async || system::children(first).len() == 1;
+    wait::until("the orphan", s(5), async || (!alone().await).then_some(())).await;
+    wait::until("its end", s(5), async || alone().await.then_some(())).await;
     unit.publish("long").await;
     unit.process.says("took long", s(10)).await;
     let began = Instant::now();

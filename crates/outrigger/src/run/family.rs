@@ -5,7 +5,10 @@
 
 use std::collections::HashSet;
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, waitid, waitpid,
+};
 
 use super::process::Process;
 
@@ -42,7 +45,13 @@ impl Family {
 
     /// Whether anything is left after the app's end.
     pub(super) fn has_rest(&self, app: &Process) -> bool {
-        app.has_group() || self.adopted().next().is_some()
+        app.has_group() || self.adopted().next().is_some() || self.has_overlooked()
+    }
+
+    /// The list of children may lack some while others end; whether there are any is known for certain.
+    fn has_overlooked(&self) -> bool {
+        let looks = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        self.strangers.is_empty() && !matches!(waitid(WaitId::All, looks), Err(Errno::CHILD))
     }
 
     /// Tells everyone once.
