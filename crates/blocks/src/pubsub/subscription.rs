@@ -730,3 +730,6 @@ async fn ended(subscribed: Option<&Subscribed>) -> ComponentError {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
