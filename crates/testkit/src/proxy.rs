@@ -49,6 +49,8 @@ struct Shared {
     mode: watch::Sender<Mode>,
     /// Counts resets; a connection ends when it changes.
     resets: watch::Sender<u64>,
+    /// Counts strandings; a connection falls silent for good when it changes.
+    strandings: AtomicU64,
     /// How many connections are open, by the count of resets at their beginning.
     open: Mutex<BTreeMap<u64, usize>>,
     lanes: [Lane; 2],
@@ -69,6 +71,14 @@ impl Proxy {
     /// # Panics
     /// When it cannot listen.
     pub async fn to(target: impl Into<String>) -> Self {
+        Self::on(ports::free(), target).await
+    }
+
+    /// The same on a given port of the loopback address.
+    ///
+    /// # Panics
+    /// When it cannot listen.
+    pub async fn on(port: u16, target: impl Into<String>) -> Self {
         let lane = || Lane {
             latency: Mutex::new(Duration::ZERO),
             left: AtomicU64::new(u64::MAX),
@@ -77,12 +87,13 @@ impl Proxy {
             target: target.into(),
             mode: watch::Sender::new(Mode::Pass),
             resets: watch::Sender::new(0),
+            strandings: AtomicU64::new(0),
             open: Mutex::default(),
             lanes: [lane(), lane()],
             connections: Scope::root(),
         };
         let proxy = Self {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free())),
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             shared: Arc::new(shared),
             acceptor: Mutex::new(None),
         };
@@ -132,6 +143,12 @@ impl Proxy {
     /// Accepts and stays silent. Open connections fall silent too, and stay open.
     pub fn hang(&self) {
         self.shared.mode.send_replace(Mode::Hang);
+    }
+
+    /// Nothing passes on the open connections ever again, and neither end is told, as when a firewall forgets them or a
+    /// host goes away. New connections pass.
+    pub fn strand(&self) {
+        self.shared.strandings.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Delays each piece of data. Pieces do not overtake each other, and wait one after the other.
@@ -239,6 +256,7 @@ impl Shared {
     }
 
     async fn forward(&self, client: &mut TcpStream) -> io::Result<()> {
+        let stranded = self.strandings.load(Ordering::SeqCst);
         self.passing().await;
         let mut server = TcpStream::connect(&self.target).await?;
         for stream in [&*client, &server] {
@@ -247,8 +265,8 @@ impl Shared {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::try_join!(
-            self.pump(Direction::ToServer, from_client, to_server),
-            self.pump(Direction::ToClient, from_server, to_client),
+            self.pump(Direction::ToServer, stranded, from_client, to_server),
+            self.pump(Direction::ToClient, stranded, from_server, to_client),
         )
         .map(|_| ())
     }
@@ -256,6 +274,7 @@ impl Shared {
     async fn pump(
         &self,
         direction: Direction,
+        stranded: u64,
         mut from: ReadHalf<'_>,
         mut to: WriteHalf<'_>,
     ) -> io::Result<()> {
@@ -264,6 +283,9 @@ impl Shared {
         loop {
             self.passing().await;
             let read = from.read(&mut piece).await?;
+            if self.strandings.load(Ordering::SeqCst) != stranded {
+                std::future::pending::<()>().await;
+            }
             if read == 0 {
                 return to.shutdown().await;
             }
@@ -453,6 +475,22 @@ mod tests {
         }
         let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
         echoed(&mut stream, b"b").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn stranded_connections_are_silent_for_good_and_new_ones_pass() {
+        let echo = Echo::start().await;
+        let proxy = Proxy::to(&echo.address).await;
+        let mut old = TcpStream::connect(proxy.address()).await.unwrap();
+        echoed(&mut old, b"a").await.unwrap();
+        proxy.strand();
+        assert!(is_silent(&mut old).await);
+        let mut new = TcpStream::connect(proxy.address()).await.unwrap();
+        echoed(&mut new, b"b").await.unwrap();
+        proxy.pass().await;
+        assert!(is_silent(&mut old).await);
+        proxy.reset().await;
+        assert!(old.read(&mut [0]).await.is_err());
     }
 
     #[tokio::test]

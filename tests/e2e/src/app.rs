@@ -9,6 +9,7 @@ use outrigger_testkit::ports;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::http::{Framing, framing, read_body, read_head, write_zeros};
@@ -149,7 +150,18 @@ pub struct App {
     port: u16,
     received: Arc<Mutex<Vec<Received>>>,
     cuts: Arc<Mutex<Vec<Cut>>>,
-    tasks: JoinSet<()>,
+    closing: watch::Sender<bool>,
+    acceptor: JoinSet<()>,
+}
+
+/// What the connections of an app share.
+#[derive(Clone)]
+struct Desk {
+    script: Script,
+    /// Absent where nobody will look.
+    received: Option<Arc<Mutex<Vec<Received>>>>,
+    cuts: Arc<Mutex<Vec<Cut>>>,
+    closing: watch::Receiver<bool>,
 }
 
 impl App {
@@ -186,28 +198,53 @@ impl App {
         port: u16,
         script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::listen(port, Arc::new(script), true).await
+    }
+
+    /// An app that does not remember what it was asked, for those that are asked for long.
+    ///
+    /// # Panics
+    /// When the port cannot be had.
+    pub async fn forgetful(
+        port: u16,
+        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(port, Arc::new(script), false).await
+    }
+
+    async fn listen(port: u16, script: Script, remembers: bool) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await;
         let listener = listener.unwrap_or_else(|error| panic!("port {port}: {error}"));
-        let shared = Shared {
-            received: Arc::default(),
-            cuts: Arc::default(),
-            script: Arc::new(script),
+        let received = Arc::default();
+        let cuts = Arc::default();
+        let closing = watch::Sender::new(false);
+        let desk = Desk {
+            script,
+            received: remembers.then(|| Arc::clone(&received)),
+            cuts: Arc::clone(&cuts),
+            closing: closing.subscribe(),
         };
-        let (received, cuts) = (Arc::clone(&shared.received), Arc::clone(&shared.cuts));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, shared));
+        let mut acceptor = JoinSet::new();
+        acceptor.spawn(accept(listener, desk));
         Self {
             port,
             received,
             cuts,
-            tasks,
+            closing,
+            acceptor,
         }
     }
 
     /// Ends as a killed process does, without a word to anybody; everything it was asked.
     pub async fn kill(mut self) -> Vec<Received> {
-        self.tasks.shutdown().await;
+        self.acceptor.shutdown().await;
         self.received().clone()
+    }
+
+    /// Ends as a well-behaved app does: takes no new connection, and answers what it was asked.
+    pub async fn finish(&mut self) {
+        self.closing.send_replace(true);
+        while self.acceptor.join_next().await.is_some() {}
     }
 
     /// An app that takes what is published to these topics, each a pair of component and topic.
@@ -274,27 +311,33 @@ pub fn subscriptions(topics: &[(&str, &str)]) -> Value {
     Value::Array(topics.iter().map(entry).collect())
 }
 
-#[derive(Clone)]
-struct Shared {
-    received: Arc<Mutex<Vec<Received>>>,
-    cuts: Arc<Mutex<Vec<Cut>>>,
-    script: Script,
-}
-
-async fn accept(listener: TcpListener, shared: Shared) {
+async fn accept(listener: TcpListener, mut desk: Desk) {
     let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = desk.closing.wait_for(|closing| *closing) => break,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else { break };
         while connections.try_join_next().is_some() {}
-        let shared = shared.clone();
-        connections.spawn(async move { serve(stream, &shared).await.ok() });
+        let desk = desk.clone();
+        connections.spawn(async move { serve(stream, desk).await.ok() });
     }
+    drop(listener);
+    connections.join_all().await;
 }
 
-async fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+async fn serve(stream: TcpStream, mut desk: Desk) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     loop {
-        let (line, headers) = read_head(&mut stream).await?;
+        let head = tokio::select! {
+            biased;
+            _ = desk.closing.wait_for(|closing| *closing) => return Ok(()),
+            head = read_head(&mut stream) => head,
+        };
+        let (line, headers) = head?;
         let mut words = line.split(' ').map(str::to_owned);
         let (method, path) = (
             words.next().unwrap_or_default(),
@@ -310,12 +353,14 @@ async fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             length,
             at: Instant::now(),
         };
-        let reply = (shared.script)(&asked);
-        let all = shared.received.lock();
-        all.unwrap_or_else(PoisonError::into_inner).push(asked);
+        let reply = (desk.script)(&asked);
+        if let Some(received) = &desk.received {
+            let mut received = received.lock().unwrap_or_else(PoisonError::into_inner);
+            received.push(asked);
+        }
         if !stays(&mut stream, reply.delay).await {
             let at = Instant::now();
-            let cuts = shared.cuts.lock();
+            let cuts = desk.cuts.lock();
             cuts.unwrap_or_else(PoisonError::into_inner)
                 .push(Cut { path, at });
             return Ok(());

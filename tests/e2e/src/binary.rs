@@ -22,13 +22,17 @@ pub fn path() -> &'static Path {
     })
 }
 
-/// Cargo's folder for this profile, such as `target/debug`.
+/// Cargo's folder for this profile, such as `target/debug`. Programs lie there, tests one level below.
 ///
 /// # Panics
-/// When this is no test program of Cargo's.
+/// When this is no program of Cargo's.
 pub fn profile_folder() -> PathBuf {
     let own = std::env::current_exe().expect("a program has a path");
-    let folder = own.parent().and_then(Path::parent);
+    let folder = own.parent();
+    let folder = folder.and_then(|folder| match folder.file_name() {
+        Some(name) if name == "deps" => folder.parent(),
+        _ => Some(folder),
+    });
     folder
         .unwrap_or_else(|| panic!("{own:?} does not lie in Cargo's target folder"))
         .to_owned()

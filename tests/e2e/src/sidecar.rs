@@ -96,6 +96,7 @@ impl Plan {
         Sidecar {
             process: Process::start(&launch),
             ports,
+            launch,
             folder: self.folder,
         }
     }
@@ -156,11 +157,17 @@ impl Ports {
 pub struct Sidecar {
     pub process: Process,
     pub ports: Ports,
+    launch: Launch,
     // Declared last: removed after everything else is gone.
     folder: PrivateDir,
 }
 
 impl Sidecar {
+    /// Starts it again as it was started first, on the same ports. One that still runs is killed.
+    pub fn start_again(&mut self) {
+        self.process = Process::start(&self.launch);
+    }
+
     /// Its resources.
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -464,11 +464,18 @@ impl Inner {
         if kept.buffer.capacity() > 64 * 1024 {
             kept.buffer = BytesMut::with_capacity(4096);
         }
+        let now = Instant::now();
+        let mut context = Context::from_waker(std::task::Waker::noop());
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() >= KEEP {
+        // The newest are used first, so those that a burst left behind would stay at the front for as long as there is
+        // something to do.
+        while idle.front_mut().is_some_and(|(oldest, since)| {
+            now.saturating_duration_since(*since) > IDLE || oldest.connection.stirred(&mut context)
+        }) || idle.len() >= KEEP
+        {
             idle.pop_front();
         }
-        idle.push_back((kept, Instant::now()));
+        idle.push_back((kept, now));
     }
 }
 
@@ -803,6 +810,70 @@ mod tests {
             error.to_string(),
             format!("dial tcp 127.0.0.1:{port}: connect: connection refused")
         );
+    }
+
+    /// Answers every request, on connections that live as long as `alive` says.
+    async fn patient(
+        alive: tokio::sync::watch::Receiver<usize>,
+    ) -> (Client, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        #[expect(clippy::disallowed_methods, reason = "the test owns the task")]
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            for number in 0.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut alive = alive.clone();
+                connections.spawn(async move {
+                    let mut piece = [0; 4096];
+                    loop {
+                        tokio::select! {
+                            _ = alive.wait_for(|first| *first > number) => return,
+                            read = stream.read(&mut piece) => assert!(read.unwrap() > 0),
+                        }
+                        let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+                        stream.write_all(answer).await.unwrap();
+                    }
+                });
+            }
+        });
+        (Client::new(Target::plain("127.0.0.1", port), 8, 8192), task)
+    }
+
+    async fn burst(client: &Client) {
+        let some = [(); 3].map(|()| client.send(get("/")));
+        futures_util::future::join_all(some).await;
+        assert_eq!(client.inner.idle.lock().unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn connections_that_a_burst_left_behind_grow_old_while_requests_go_on() {
+        let (_alive, seen) = tokio::sync::watch::channel(0);
+        let (client, task) = patient(seen).await;
+        burst(&client).await;
+        for (_, since) in client.inner.idle.lock().unwrap().iter_mut().take(2) {
+            *since -= IDLE + Duration::from_secs(1);
+        }
+        client.send(get("/")).await.unwrap();
+        assert_eq!(client.inner.idle.lock().unwrap().len(), 1);
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn connections_that_the_server_has_closed_are_let_go_while_requests_go_on() {
+        let (alive, seen) = tokio::sync::watch::channel(0);
+        let (client, task) = patient(seen).await;
+        burst(&client).await;
+        alive.send_replace(2);
+        let let_go = async {
+            while client.inner.idle.lock().unwrap().len() > 1 {
+                client.send(get("/")).await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), let_go)
+            .await
+            .unwrap();
+        task.abort();
     }
 
     #[tokio::test]
