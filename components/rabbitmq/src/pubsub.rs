@@ -172,6 +172,7 @@ impl PubSub for RabbitMq {
         PubSubFeatures {
             message_ttl: true,
             subscribe_wildcards: false,
+            consumer_groups: true,
         }
     }
 

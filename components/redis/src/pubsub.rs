@@ -116,7 +116,10 @@ impl Component for Streams {
 #[async_trait]
 impl PubSub for Streams {
     fn features(&self) -> PubSubFeatures {
-        PubSubFeatures::default()
+        PubSubFeatures {
+            consumer_groups: true,
+            ..PubSubFeatures::default()
+        }
     }
 
     async fn publish(&self, request: Publish) -> Result<(), ComponentError> {

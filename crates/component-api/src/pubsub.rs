@@ -70,6 +70,9 @@ pub struct PubSubFeatures {
     /// The broker itself ends the life of messages.
     pub message_ttl: bool,
     pub subscribe_wildcards: bool,
+    /// Subscriptions with one `consumerID` share the messages of a topic, so that a second one may begin before the first
+    /// ends. Elsewhere each gets every message.
+    pub consumer_groups: bool,
 }
 
 impl PubSubFeatures {

@@ -65,6 +65,7 @@ impl PubSub for Broker {
         PubSubFeatures {
             message_ttl: false,
             subscribe_wildcards: true,
+            consumer_groups: false,
         }
     }
 

@@ -3,13 +3,22 @@
 //! [`Subscriptions`] holds what is wanted (resources, the app's own list, streams) and starts one runner for each. A runner
 //! drives the machine of [`outrigger_lifecycle::subscription`]: it subscribes while the component is ready and messages may
 //! flow, pauses while they may not, and subscribes anew after an outage.
+//!
+//! A subscription that changes gets a new runner beside the old one, which delivers until the new one stands at the broker;
+//! where a broker would give both every message, the old one ends first. A runner whose component makes way for a changed
+//! one does the same with its source. Whoever makes way stops fetching, gives back, finishes what the app has, and closes;
+//! only then is anything handed out that came the new way.
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use outrigger_component_api::{ComponentError, Handler, PubSub, Source, Subscribe};
+use async_trait::async_trait;
+use outrigger_component_api::{
+    ComponentError, Handler, Message, Outcome, PubSub, Source, Subscribe,
+};
 use outrigger_core::Metadata;
 use outrigger_core::error::{ApiError, GrpcCode};
 use outrigger_lifecycle::connection;
@@ -34,11 +43,11 @@ use crate::registry::Registry;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Each step of letting go has this long.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// For the app to finish what a source that makes way has handed out. Its connection is cut a moment later.
+const DRAIN_LIMIT: Duration = Duration::from_secs(9);
+/// How often what the app has is counted meanwhile.
+const COUNT_EVERY: Duration = Duration::from_millis(10);
 
-/// A subscription that is not wanted any more has this long for what it has in hand.
-const FINISH_LIMIT: Duration = Duration::from_secs(10);
-/// How often work in hand is counted.
-const LOOK: Duration = Duration::from_millis(10);
 /// A message that was released while the gate stayed open goes back after this.
 const STRAY_LIMIT: Duration = Duration::from_millis(500);
 
@@ -115,7 +124,54 @@ struct Entry {
     /// The component that the runner uses; none while there is no such component.
     handle: Option<Arc<Handle<dyn PubSub>>>,
     status: watch::Receiver<Status>,
+    place: Place,
+    /// Earlier definitions of the same topic. They deliver until this one does.
+    before: Vec<Entry>,
+}
+
+/// How a runner is told to make way, and tells that it has.
+#[derive(Clone)]
+struct Place {
     scope: Scope,
+    /// Fires when everything has been let go of.
+    over: Stop,
+    /// Another definition has taken its place, and speaks for the topic.
+    has_successor: Arc<AtomicBool>,
+}
+
+impl Entry {
+    fn is(&self, plan: &Plan, handle: Option<&Arc<Handle<dyn PubSub>>>) -> bool {
+        self.plan.fingerprint == plan.fingerprint && same_handle(self.handle.as_ref(), handle)
+    }
+
+    fn is_active(&self) -> bool {
+        self.status.borrow().state == State::Active && !self.place.scope.is_stopped()
+    }
+
+    /// Ends it, and whatever it was to take the place of.
+    fn end(&self) {
+        self.place.scope.cancel();
+        self.before.iter().for_each(Self::end);
+    }
+
+    /// What is true of the topic: as long as an earlier definition delivers, that is what there is.
+    fn listed(&self) -> Listed {
+        let status = self.status.borrow().clone();
+        let earlier = self.before.iter().find(|earlier| earlier.is_active());
+        match earlier {
+            Some(earlier) if status.state != State::Active => Listed {
+                plan: earlier.plan.clone(),
+                status: Status {
+                    error: status.error,
+                    ..earlier.status.borrow().clone()
+                },
+            },
+            _ => Listed {
+                plan: self.plan.clone(),
+                status,
+            },
+        }
+    }
 }
 
 /// An open stream; dropping it ends its subscription.
@@ -161,19 +217,26 @@ impl Subscriptions {
         let mut kept: Vec<Entry> = std::mem::take(&mut running.app);
         for plan in plans {
             let handle = self.shared.registry.pubsub(&plan.pubsub);
-            let same = |entry: &Entry| {
-                entry.plan.fingerprint == plan.fingerprint
-                    && same_handle(entry.handle.as_ref(), handle.as_ref())
+            let known = kept.iter().position(|entry| {
+                entry.plan.pubsub == plan.pubsub && entry.plan.topic == plan.topic
+            });
+            let start = |before| {
+                let pulls = self.shared.pulls.clone();
+                self.start(plan.clone(), handle.clone(), sink.clone(), pulls, before)
             };
-            let entry = match kept.iter().position(same) {
-                Some(place) => kept.swap_remove(place),
-                None => self.start(plan, handle, sink.clone(), self.shared.pulls.clone()),
+            let entry = match known.map(|place| kept.swap_remove(place)) {
+                None => start(Vec::new()),
+                Some(entry) if entry.is(&plan, handle.as_ref()) => entry,
+                Some(entry) => match back(entry, &plan, handle.as_ref()) {
+                    Ok(entry) => entry,
+                    Err(before) => start(before),
+                },
             };
             running.app.push(entry);
         }
         drop(running);
         for gone in kept {
-            gone.scope.cancel();
+            gone.end();
         }
     }
 
@@ -240,6 +303,7 @@ impl Subscriptions {
             Some(handle),
             Arc::new(sink),
             self.shared.streams.clone(),
+            Vec::new(),
         );
         let status = entry.status.clone();
         let mut running = self.lock();
@@ -260,15 +324,11 @@ impl Subscriptions {
         let running = self.lock();
         let mut streams: Vec<_> = running.streams.iter().collect();
         streams.sort_by_key(|(id, _)| **id);
-        let listed = |entry: &Entry| Listed {
-            plan: entry.plan.clone(),
-            status: entry.status.borrow().clone(),
-        };
         running
             .app
             .iter()
             .chain(streams.into_iter().map(|(_, entry)| entry))
-            .map(listed)
+            .map(Entry::listed)
             .collect()
     }
 
@@ -282,8 +342,13 @@ impl Subscriptions {
         handle: Option<Arc<Handle<dyn PubSub>>>,
         sink: Arc<dyn Sink>,
         gate: watch::Receiver<bool>,
+        before: Vec<Entry>,
     ) -> Entry {
-        let scope = self.scope.child();
+        let place = Place {
+            scope: self.scope.child(),
+            over: Stop::new(),
+            has_successor: Arc::default(),
+        };
         let machine = Machine::new(self.shared.clock.now());
         let (status, seen) = watch::channel(machine.status().clone());
         match &handle {
@@ -294,31 +359,65 @@ impl Subscriptions {
                     handle: handle.clone(),
                     sink,
                     gate,
-                    scope: scope.clone(),
+                    home: self.scope.clone(),
+                    place: place.clone(),
+                    before: before.iter().map(|entry| entry.place.clone()).collect(),
                     machine,
                     status,
                     subscribed: None,
+                    retired: Vec::new(),
                     hold: Arc::new(watch::channel(None).0),
                     released: watch::Sender::new(0),
                     stray_since: None,
-                    over: Stop::new(),
                 };
                 // The runner outlives its own scope's cancellation by the time that letting go takes.
-                let stop = scope.stop().clone();
+                let stop = place.scope.stop().clone();
                 self.scope
                     .spawn_future("pubsub.subscription", runner.run(stop));
             }
             None => {
-                warn!(target: SCOPE, pubsub = plan.pubsub, topic = plan.topic, "no pub/sub component of this name: the subscription waits for one")
+                warn!(target: SCOPE, pubsub = plan.pubsub, topic = plan.topic, "no pub/sub component of this name: the subscription waits for one");
+                before.iter().for_each(Entry::end);
+                place.over.cancel();
             }
         }
         Entry {
             plan,
             handle,
             status: seen,
-            scope,
+            place,
+            before,
         }
     }
+}
+
+/// The definition that is wanted, if it is one that has not made way yet; else those that a new one follows.
+fn back(
+    mut entry: Entry,
+    plan: &Plan,
+    handle: Option<&Arc<Handle<dyn PubSub>>>,
+) -> Result<Entry, Vec<Entry>> {
+    let mut before = std::mem::take(&mut entry.before);
+    let wanted = before
+        .iter()
+        .position(|earlier| earlier.is(plan, handle) && !earlier.place.scope.is_stopped());
+    if let Some(wanted) = wanted {
+        let wanted = before.swap_remove(wanted);
+        entry.end();
+        before.iter().for_each(Entry::end);
+        wanted.place.has_successor.store(false, Ordering::Relaxed);
+        return Ok(wanted);
+    }
+    before.retain(|earlier| !earlier.place.over.is_cancelled());
+    // What does not deliver, or belongs to another component, has nothing to wait for.
+    if !entry.is_active() || !same_handle(entry.handle.as_ref(), handle) {
+        entry.place.scope.cancel();
+    }
+    before.push(entry);
+    for earlier in &before {
+        earlier.place.has_successor.store(true, Ordering::Relaxed);
+    }
+    Err(before)
 }
 
 impl std::fmt::Debug for Subscriptions {
@@ -340,7 +439,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if let Some(entry) = self.owner.lock().streams.remove(&self.id) {
-            entry.scope.cancel();
+            entry.end();
         }
     }
 }
@@ -363,18 +462,22 @@ struct Runner {
     handle: Arc<Handle<dyn PubSub>>,
     sink: Arc<dyn Sink>,
     gate: watch::Receiver<bool>,
-    scope: Scope,
+    /// Where sources that make way finish.
+    home: Scope,
+    place: Place,
+    /// Earlier definitions of the same topic.
+    before: Vec<Place>,
     machine: Machine,
     status: watch::Sender<Status>,
     subscribed: Option<Subscribed>,
+    /// Sources of this runner that make way; each fires when it has let go of everything.
+    retired: Vec<Stop>,
     /// Until when an open breaker keeps messages from the app.
     hold: Arc<Hold>,
     /// How many messages were released, for whatever reason.
     released: watch::Sender<u64>,
     /// When the first of them was that no pause has taken back to the broker.
     stray_since: Option<Moment>,
-    /// Ends what is still being handled.
-    over: Stop,
 }
 
 /// A source on an instance; paused while the gate is closed.
@@ -383,18 +486,35 @@ struct Subscribed {
     source: Box<dyn Source>,
     /// Owns what the handler runs; ends with the source.
     scope: Scope,
+    /// Fires when it has let go of everything.
+    over: Stop,
+    /// Ends what is still being handled.
+    cut: Stop,
 }
 
 impl Subscribed {
     /// Waits until nothing is being handled.
     async fn finished(&self) {
         while self.source.in_flight() > 0 {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(COUNT_EVERY).await;
         }
     }
 }
 
 type Starting = Pin<Box<dyn std::future::Future<Output = Result<Subscribed, String>> + Send>>;
+
+/// A source on the instance that has taken the place of the one subscribed on, which delivers until it stands.
+struct Renewal {
+    instance: Arc<Instance<dyn PubSub>>,
+    starting: Starting,
+}
+
+/// What is under way at the broker.
+#[derive(Default)]
+struct UnderWay {
+    starting: Option<Starting>,
+    renewal: Option<Renewal>,
+}
 
 enum Woken {
     Stopped,
@@ -405,23 +525,28 @@ enum Woken {
     /// It did so a while ago, and no pause has followed.
     Stray,
     Started(Result<Subscribed, String>),
+    Renewed(Result<Subscribed, String>),
     Ended(ComponentError),
     Due,
 }
 
 impl Runner {
     async fn run(mut self, stop: Stop) {
+        let _over = self.place.over.clone().drop_guard();
         let mut component = self.handle.watch();
         let mut gate = self.gate.clone();
         let mut hold = self.hold.subscribe();
         let mut released = self.released.subscribe();
-        let mut starting: Option<Starting> = None;
-        self.check_conditions(&mut starting).await;
+        let mut under_way = UnderWay::default();
+        self.check_conditions(&mut under_way).await;
         loop {
             let due = self.machine.wake_at();
             let clock = self.shared.clock;
             let held = *hold.borrow_and_update();
             let stray = self.stray_since.map(|since| since + STRAY_LIMIT);
+            let UnderWay { starting, renewal } = &mut under_way;
+            let is_starting = starting.is_some();
+            let renewing = renewal.as_mut().map(|renewal| &mut renewal.starting);
             let woken = tokio::select! {
                 biased;
                 () = stop.cancelled() => Woken::Stopped,
@@ -431,22 +556,24 @@ impl Runner {
                 () = over(clock, held) => Woken::HoldOver,
                 Ok(()) = released.changed() => Woken::Released,
                 () = over(clock, stray) => Woken::Stray,
-                started = poll_some(&mut starting) => Woken::Started(started),
-                ended = ended(self.subscribed.as_ref()), if starting.is_none() => Woken::Ended(ended),
+                started = poll_some(starting.as_mut()) => Woken::Started(started),
+                renewed = poll_some(renewing) => Woken::Renewed(renewed),
+                ended = ended(self.subscribed.as_ref()), if !is_starting => Woken::Ended(ended),
                 () = async move { match due { Some(due) => clock.until(due).await, None => std::future::pending().await } } => Woken::Due,
             };
             match woken {
                 Woken::Stopped => {
-                    drop(starting);
+                    drop(under_way);
                     self.event(Event::Close);
-                    self.finish().await;
-                    self.leave().await;
+                    if let Some(subscribed) = self.subscribed.take() {
+                        leave(subscribed, self.shared.stop.clone()).await;
+                    }
                     return;
                 }
-                Woken::Conditions => self.check_conditions(&mut starting).await,
+                Woken::Conditions => self.check_conditions(&mut under_way).await,
                 Woken::HoldOver => {
                     self.hold.send_replace(None);
-                    self.check_conditions(&mut starting).await;
+                    self.check_conditions(&mut under_way).await;
                 }
                 Woken::Released => {
                     let now = self.shared.clock.now();
@@ -454,10 +581,21 @@ impl Runner {
                 }
                 Woken::Stray => self.collect_strays().await,
                 Woken::Started(outcome) => {
-                    starting = None;
+                    under_way.starting = None;
                     self.started(outcome);
                 }
+                Woken::Renewed(outcome) => {
+                    under_way.renewal = None;
+                    self.renewed(outcome);
+                }
                 Woken::Ended(error) => {
+                    if let Some(renewal) = under_way.renewal.take() {
+                        // It went before its successor stood.
+                        self.let_go().await;
+                        self.restart();
+                        under_way.starting = Some(renewal.starting);
+                        continue;
+                    }
                     warn!(target: SCOPE, pubsub = self.plan.pubsub, topic = self.plan.topic, error = %error, event = "subscription_state", from = "active", to = "retrying", "subscription ended, starting it again");
                     if error.doubts_connection() {
                         self.handle.suspect();
@@ -467,7 +605,7 @@ impl Runner {
                 }
                 Woken::Due => {
                     if self.event(Event::Due) == Some(Action::Start) {
-                        starting = self.begin().await;
+                        under_way.starting = self.begin().await;
                     }
                 }
             }
@@ -482,11 +620,14 @@ impl Runner {
             .on(event, self.shared.clock.now(), rand::random());
         let status = self.machine.status().clone();
         let metrics = &self.shared.desk.metrics;
-        for state in State::ALL {
-            metrics.subscription_state.set(
-                [&self.plan.pubsub, &self.plan.topic, state.name()],
-                f64::from(u8::from(state == status.state)),
-            );
+        if !self.place.has_successor.load(Ordering::Relaxed) {
+            for state in State::ALL {
+                let is_in = state == status.state && state != State::Closed;
+                metrics.subscription_state.set(
+                    [&self.plan.pubsub, &self.plan.topic, state.name()],
+                    f64::from(u8::from(is_in)),
+                );
+            }
         }
         let subject = format!("{}/{}", self.plan.pubsub, self.plan.topic);
         let told = Told {
@@ -503,22 +644,26 @@ impl Runner {
         action
     }
 
-    async fn check_conditions(&mut self, starting: &mut Option<Starting>) {
+    async fn check_conditions(&mut self, under_way: &mut UnderWay) {
         let instance = self.handle.instance();
         let gate = *self.gate.borrow() && self.hold.borrow().is_none();
-        // Another instance than the one subscribed on: the old one is gone, whatever its state looked like meanwhile.
-        let replaced = match (&self.subscribed, &instance) {
+        // Another instance than the one subscribed on.
+        let is_replaced = match (&self.subscribed, &instance) {
             (Some(subscribed), Some(instance)) => !Arc::ptr_eq(&subscribed.instance, instance),
             (Some(_), None) => true,
             (None, _) => false,
         };
-        if replaced {
-            *starting = None;
+        if is_replaced && self.renew(instance.as_ref().filter(|_| gate), under_way) {
+            return;
+        }
+        under_way.renewal = None;
+        if is_replaced {
+            under_way.starting = None;
             self.event(Event::Conditions {
                 component: false,
                 gate,
             });
-            self.let_go().await;
+            self.make_way().await;
         }
         if gate && instance.is_none() {
             self.handle.want();
@@ -527,12 +672,59 @@ impl Runner {
             component: instance.is_some(),
             gate,
         }) {
-            Some(Action::Start) => *starting = self.begin().await,
+            Some(Action::Start) => under_way.starting = self.begin().await,
             Some(Action::Stop) => {
-                *starting = None;
+                under_way.starting = None;
                 self.pause().await;
             }
             None => {}
+        }
+    }
+
+    /// Subscribes on the instance that has come in the place of the present one, which delivers until that stands. False
+    /// when this cannot be done so.
+    fn renew(
+        &mut self,
+        instance: Option<&Arc<Instance<dyn PubSub>>>,
+        under_way: &mut UnderWay,
+    ) -> bool {
+        let (Some(instance), Some(subscribed)) = (instance, &self.subscribed) else {
+            return false;
+        };
+        let is_smooth = subscribed.instance.is_leaving()
+            && self.machine.status().state == State::Active
+            && instance.driver.features().consumer_groups;
+        if !is_smooth {
+            return false;
+        }
+        let is_known = under_way
+            .renewal
+            .as_ref()
+            .is_some_and(|renewal| Arc::ptr_eq(&renewal.instance, instance));
+        if !is_known {
+            let starting = self.subscribe_on(instance.clone());
+            under_way.renewal = Some(Renewal {
+                instance: instance.clone(),
+                starting,
+            });
+        }
+        true
+    }
+
+    fn renewed(&mut self, outcome: Result<Subscribed, String>) {
+        match outcome {
+            Ok(subscribed) => {
+                if let Some(old) = self.subscribed.replace(subscribed) {
+                    self.retire(old);
+                }
+            }
+            Err(error) => {
+                warn!(target: SCOPE, pubsub = self.plan.pubsub, topic = self.plan.topic, error, event = "subscription_state", from = "active", to = "retrying", "failed to subscribe through the changed component, trying again");
+                if let Some(old) = self.subscribed.take() {
+                    self.retire(old);
+                }
+                self.event(Event::Ended(error));
+            }
         }
     }
 
@@ -547,8 +739,32 @@ impl Runner {
             self.event(Event::Started(Ok(())));
             return None;
         }
-        let scope = self.scope.child();
-        let handler = self.handler(&instance, &scope);
+        Some(self.subscribe_on(instance))
+    }
+
+    /// Whoever was there before; each fires when it has let go of everything.
+    fn earlier(&mut self) -> Vec<Stop> {
+        self.retired.retain(|over| !over.is_cancelled());
+        self.before.retain(|place| !place.over.is_cancelled());
+        let own = self.subscribed.iter().map(|subscribed| &subscribed.over);
+        let before = self.before.iter().map(|place| &place.over);
+        own.chain(&self.retired).chain(before).cloned().collect()
+    }
+
+    fn subscribe_on(&mut self, instance: Arc<Instance<dyn PubSub>>) -> Starting {
+        let earlier = self.earlier();
+        // Elsewhere both would get every message.
+        let shares = instance.driver.features().consumer_groups;
+        if !shares {
+            self.step_in();
+        }
+        let (scope, cut) = (self.home.child(), Stop::new());
+        let handler: Arc<dyn Handler> = Arc::new(Behind {
+            earlier: earlier.clone(),
+            is_free: AtomicBool::new(false),
+            stop: scope.stop().clone(),
+            handler: self.handler(&instance, &scope, &cut),
+        });
         let topic = if instance.about.namespaced {
             format!("{}{}", self.shared.desk.namespace, self.plan.topic)
         } else {
@@ -560,9 +776,12 @@ impl Runner {
         };
         let allowed = instance.about.access.may_subscribe(&self.plan.topic);
         let refusal = not_allowed(&self.plan.pubsub, &self.plan.topic);
-        Some(Box::pin(async move {
+        Box::pin(async move {
             if !allowed {
                 return Err(refusal);
+            }
+            if !shares {
+                passed(&earlier).await;
             }
             let source =
                 tokio::time::timeout(START_LIMIT, instance.driver.subscribe(request, handler))
@@ -572,14 +791,28 @@ impl Runner {
                     instance,
                     source,
                     scope,
+                    over: Stop::new(),
+                    cut,
                 }),
                 Ok(Err(error)) => Err(error.message),
                 Err(_) => Err("the broker did not register the subscription in time".to_owned()),
             }
-        }))
+        })
     }
 
-    fn handler(&self, instance: &Arc<Instance<dyn PubSub>>, scope: &Scope) -> Arc<dyn Handler> {
+    /// Earlier definitions make way for this one.
+    fn step_in(&self) {
+        for earlier in &self.before {
+            earlier.scope.cancel();
+        }
+    }
+
+    fn handler(
+        &self,
+        instance: &Arc<Instance<dyn PubSub>>,
+        scope: &Scope,
+        cut: &Stop,
+    ) -> Arc<dyn Handler> {
         let desk = self.shared.desk.clone();
         let activity = desk.activity.clone();
         let kind = match self.plan.origin {
@@ -592,7 +825,7 @@ impl Runner {
             ending: desk.ending.clone(),
             gate: self.gate.clone(),
         };
-        let (over, released) = (self.over.clone(), self.released.clone());
+        let (over, released) = (cut.clone(), self.released.clone());
         match (self.plan.bulk, &self.shared.app) {
             (Some(options), Some(app)) => {
                 let desk = BulkDesk {
@@ -627,6 +860,7 @@ impl Runner {
     fn started(&mut self, outcome: Result<Subscribed, String>) {
         match outcome {
             Ok(subscribed) => {
+                self.step_in();
                 self.subscribed = Some(subscribed);
                 let first = self.machine.status().attempt <= 1;
                 self.event(Event::Started(Ok(())));
@@ -667,49 +901,110 @@ impl Runner {
         }
     }
 
-    /// A subscription that is not wanted any more has time for what it has in hand, unless everything ends.
-    async fn finish(&mut self) {
-        let stop = self.shared.stop.clone();
-        if stop.is_cancelled() {
-            return;
-        }
-        self.pause().await;
-        let Some(subscribed) = &self.subscribed else {
-            return;
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            _ = tokio::time::timeout(FINISH_LIMIT, subscribed.finished()) => {}
-        }
-    }
-
-    /// Lets go for good. What is still being handled is cut off.
-    async fn leave(&mut self) {
-        let Some(subscribed) = self.subscribed.take() else {
-            return;
-        };
-        tokio::time::timeout(STOP_LIMIT, subscribed.source.close())
-            .await
-            .ok();
-        // Only now: the broker has its messages back, and is told nothing of what becomes of these.
-        self.over.cancel();
-        tokio::time::timeout(STOP_LIMIT, subscribed.finished())
-            .await
-            .ok();
-        subscribed.scope.cancel();
-    }
-
+    /// The connection is gone, and whatever was fetched through it.
     async fn let_go(&mut self) {
         if let Some(subscribed) = self.subscribed.take() {
-            tokio::time::timeout(STOP_LIMIT, subscribed.source.close())
-                .await
-                .ok();
-            subscribed.scope.cancel();
+            subscribed.close().await;
+        }
+    }
+
+    /// The instance is not where callers find it any more: because it makes way, or because it broke.
+    async fn make_way(&mut self) {
+        match self.subscribed.take() {
+            Some(subscribed) if subscribed.instance.is_leaving() => self.retire(subscribed),
+            subscribed => {
+                self.subscribed = subscribed;
+                self.let_go().await;
+            }
+        }
+    }
+
+    /// Lets a source finish beside everything else.
+    fn retire(&mut self, subscribed: Subscribed) {
+        self.retired.push(subscribed.over.clone());
+        let stop = self.shared.stop.clone();
+        self.home
+            .spawn_future("pubsub.subscription.retire", leave(subscribed, stop));
+    }
+
+    /// The source died, and another one is being made already.
+    fn restart(&mut self) {
+        let gate = *self.gate.borrow();
+        for component in [false, true] {
+            self.event(Event::Conditions { component, gate });
         }
     }
 }
 
-async fn poll_some(starting: &mut Option<Starting>) -> Result<Subscribed, String> {
+impl Subscribed {
+    async fn close(&self) {
+        tokio::time::timeout(STOP_LIMIT, self.source.close())
+            .await
+            .ok();
+        self.scope.cancel();
+        self.over.cancel();
+    }
+}
+
+/// Lets a source go in good order: it fetches no more, gives back what was not handed out, and stays until the app is
+/// through with the rest, unless everything ends: that has waited for the app already. What is still being handled then is
+/// cut off.
+async fn leave(subscribed: Subscribed, stop: Stop) {
+    let source = &subscribed.source;
+    if !stop.is_cancelled() {
+        let paused = tokio::time::timeout(STOP_LIMIT, source.pause()).await;
+        // Whatever waits for its turn is given back, too.
+        subscribed.scope.cancel();
+        tokio::time::timeout(STOP_LIMIT, source.release())
+            .await
+            .ok();
+        if paused.is_ok() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                _ = tokio::time::timeout(DRAIN_LIMIT, subscribed.finished()) => {}
+            }
+        }
+    }
+    tokio::time::timeout(STOP_LIMIT, source.close()).await.ok();
+    // Only now: the broker has its messages back, and is told nothing of what becomes of these.
+    subscribed.cut.cancel();
+    tokio::time::timeout(STOP_LIMIT, subscribed.finished())
+        .await
+        .ok();
+    subscribed.scope.cancel();
+    subscribed.over.cancel();
+}
+
+/// Hands nothing out before whoever was there earlier has finished.
+struct Behind {
+    earlier: Vec<Stop>,
+    is_free: AtomicBool,
+    stop: Stop,
+    handler: Arc<dyn Handler>,
+}
+
+#[async_trait]
+impl Handler for Behind {
+    async fn handle(&self, message: Message) -> Outcome {
+        if !self.is_free.load(Ordering::Acquire) {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Outcome::Released,
+                () = passed(&self.earlier) => self.is_free.store(true, Ordering::Release),
+            }
+        }
+        self.handler.handle(message).await
+    }
+}
+
+async fn passed(earlier: &[Stop]) {
+    for over in earlier {
+        over.cancelled().await;
+    }
+}
+
+async fn poll_some(starting: Option<&mut Starting>) -> Result<Subscribed, String> {
     match starting {
         Some(starting) => starting.await,
         None => std::future::pending().await,

@@ -37,6 +37,38 @@ pub async fn two_consumers_of_one_group_share_the_messages<H: Harness>() {
     bench.close().await;
 }
 
+/// A changed subscription begins before the old one ends, on the same connection.
+pub async fn a_second_subscription_of_one_instance_takes_over_without_a_gap<H: Harness>() {
+    let bench = Bench::<H>::open().await;
+    let (one, two) = (Inbox::taking(), Inbox::taking());
+    let first = bench.subscribe(&one).await;
+    let mut texts = bench.send_many("before", 20).await;
+    let second = bench.subscribe(&two).await;
+    texts.extend(bench.send_many("during", 50).await);
+    first.pause().await;
+    first.release().await;
+    wait::until("no message in work", SOON, async || first.in_flight() == 0).await;
+    first.close().await;
+    texts.extend(bench.send_many("after", 20).await);
+    wait::until("every message", SOON, async || {
+        let count = one.texts().len() + two.texts().len();
+        if count >= texts.len() {
+            Ok(())
+        } else {
+            Err(count)
+        }
+    })
+    .await;
+    two.stays_quiet(QUIET).await;
+    let mut all = one.texts();
+    all.extend(two.texts());
+    assert_eq!(all.len(), texts.len(), "some message came twice");
+    let all: BTreeSet<String> = all.into_iter().collect();
+    assert_eq!(all, texts.into_iter().collect());
+    second.close().await;
+    bench.close().await;
+}
+
 /// P3.
 pub async fn two_groups_get_every_message<H: Harness>() {
     let bench = Bench::<H>::open().await;

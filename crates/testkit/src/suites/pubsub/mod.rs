@@ -5,7 +5,7 @@
 //! | `basic` | all |
 //! | `serial` | that can hand out one message at a time, in order: [`Harness::serial`] |
 //! | `parallel` | that can hand out several at once: [`Harness::parallel`] |
-//! | `groups` | where consumers with one `consumerID` share the messages |
+//! | `groups` | that declare that consumers with one `consumerID` share the messages |
 //! | `durable` | that keep messages while nobody is subscribed |
 //! | `message_ttl`, `wildcards` | that declare the feature |
 //! | `refusal` | that can refuse a publish: [`Harness::refused`] |
@@ -179,6 +179,7 @@ macro_rules! __pubsub_group {
     ($harness:ty, groups) => {
         $crate::__cases!($harness, pubsub::groups,
             two_consumers_of_one_group_share_the_messages
+            a_second_subscription_of_one_instance_takes_over_without_a_gap
             two_groups_get_every_message
             what_a_paused_consumer_released_goes_to_its_peer
         );
@@ -232,6 +233,7 @@ pub async fn assert_groups<H: Harness>(groups: &[&str]) {
         (true, "basic"),
         (features.message_ttl, "message_ttl"),
         (features.subscribe_wildcards, "wildcards"),
+        (features.consumer_groups, "groups"),
     ];
     for (is_declared, group) in declared {
         assert_eq!(
