@@ -198,7 +198,8 @@ async fn changes_are_streamed_and_sent_to_the_webhook_and_the_app_as_cloud_event
             .collect();
         events
             .into_iter()
-            .filter(|event: &Value| event["type"] == kind)
+            // Name resolution is told of, too.
+            .filter(|event: &Value| event["type"] == kind && event["subject"] != "mdns")
             .collect::<Vec<_>>()
     };
     let kind = "dev.outrigger.component.state_changed";
