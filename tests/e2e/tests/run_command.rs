@@ -159,7 +159,8 @@ async fn an_app_that_does_not_end_when_told_is_killed_in_time() {
     process.says("app     | started", s(10)).await;
     process.signal(Signal::TERM);
     let began = Instant::now();
-    process.ended(s(10)).await;
+    let ended = process.ended(s(10)).await;
+    assert_eq!(ended.code, 1, "{}", ended.output);
     assert!(began.elapsed() <= s(6), "{:?}", began.elapsed());
 }
 
@@ -259,6 +260,14 @@ async fn an_unknown_flag_of_run_is_refused_before_anything_starts() {
         "{}",
         ended.output
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_alone_says_which_flags_are_for_an_app_of_its_own() {
+    let sidecar = Plan::new("orders").flag("--app-restart=always").start();
+    let told = "--app-restart has no effect";
+    sidecar.process.says(told, s(10)).await;
+    assert!(!sidecar.process.output().contains("--app-start"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

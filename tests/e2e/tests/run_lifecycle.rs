@@ -234,11 +234,14 @@ async fn as_process_1_it_finishes_the_message_then_ends_the_app_and_leaves_no_zo
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_loses_his_parent_is_reaped() {
     let script =
-        format!("for i in 1 2 3 4 5; do sh -c 'sleep 0.3 & echo orphan=$!'; done; {FOREVER}");
+        format!("for i in 1 2 3 4 5; do sh -c 'sleep 2 & echo orphan=$!'; done; {FOREVER}");
     let unit = UnitPlan::shell(&script).started().await;
     let sidecar = unit.process.id();
     let orphan = unit.told("orphan=").await;
-    // They have become children of the sidecar, until they end.
+    assert!(
+        system::children(sidecar).contains(&orphan),
+        "it is ours now"
+    );
     until_gone("orphan", orphan).await;
     wait::until("no more than the app", s(5), async || {
         let children = system::children(sidecar);
@@ -337,6 +340,29 @@ async fn with_the_signal_first_the_app_is_told_while_work_is_in_hand() {
     assert_eq!(ended.code, 0, "{}", ended.output);
     let [told, did] = ["told to end", "did long"].map(|text| line_of(&ended.output, text));
     assert!(told < did, "{}", ended.output);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_deadline_the_app_is_told_and_what_it_has_in_hand_goes_back() {
+    let redis = RedisServer::launch(Redis::default()).await;
+    let mut unit = UnitPlan::worker()
+        .with(&bus(&redis))
+        .flag("--drain-timeout=1s")
+        .env("WORK", "60")
+        .started()
+        .await;
+    unit.subscribed().await;
+    unit.publish("endless").await;
+    unit.process.says("took endless", s(10)).await;
+    let began = Instant::now();
+    let ended = unit.stop(s(10)).await;
+    let took = began.elapsed();
+    assert_eq!(ended.code, 1, "{}", ended.output);
+    assert!(ended.output.contains("told to end"), "{}", ended.output);
+    assert!(took >= s(1) && took <= s(6), "{took:?}");
+    let next = UnitPlan::worker().with(&bus(&redis)).started().await;
+    next.process.says("did endless", s(15)).await;
+    assert_eq!(count(&next.process.output(), "| dead "), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
