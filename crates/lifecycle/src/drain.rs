@@ -107,6 +107,12 @@ impl Machine {
         self.exit?.deadline
     }
 
+    /// Whether the wait after all work is that of `--dapr-block-shutdown-duration`.
+    pub fn blocks(&self) -> bool {
+        self.exit
+            .is_some_and(|exit| matches!(exit.linger, Linger::Block(_)))
+    }
+
     pub fn is_drained(&self) -> bool {
         self.lingering_since.is_some()
     }

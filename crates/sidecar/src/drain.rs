@@ -162,7 +162,8 @@ impl WayDown {
     pub(crate) async fn step(&mut self, sight: &Sight) -> Stage {
         loop {
             let was_drained = self.machine.is_drained();
-            let stage = self.machine.on(&self.look(sight), sight.clock.now());
+            let seen = self.look(sight);
+            let stage = self.machine.on(&seen, sight.clock.now());
             if self.machine.is_drained() && !was_drained {
                 let now = sight.clock.now();
                 self.shown.drained = true;
@@ -178,7 +179,15 @@ impl WayDown {
                 sight.phases.on(Event::Drained, &sight.blocks.metrics);
                 self.show(sight);
             }
-            if matches!(stage, Stage::Over { .. }) {
+            if let Stage::Over { late } = stage {
+                if self.machine.blocks() && !late {
+                    let why = if seen.is_gate_closed {
+                        "App reported unhealthy"
+                    } else {
+                        "Block shutdown period expired"
+                    };
+                    info!(target: SCOPE, "{why}, entering shutdown...");
+                }
                 if !self.machine.is_drained() {
                     tell(sight, self.shown.number, "finished", "deadline");
                 }

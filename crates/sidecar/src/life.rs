@@ -8,6 +8,7 @@ use outrigger_blocks::drain::Cause;
 use outrigger_blocks::{AnyHandle, Blocks, StopRequest};
 use outrigger_component_api::Kind;
 use outrigger_config::flags::DrainSource;
+use outrigger_core::duration::format_go;
 use outrigger_lifecycle::connection::State;
 use outrigger_lifecycle::drain::{Exit, Linger, Stage};
 use outrigger_lifecycle::phase::{Event, Phase};
@@ -225,7 +226,7 @@ impl Life {
                     End::new(Cause::Api)
                 }
                 Woken::Asked(StopRequest::Forced) => {
-                    info!(target: SCOPE, "Shutdown requested via API; ending at once");
+                    warn!(target: SCOPE, "Force shutdown requested, exiting immediately without graceful shutdown");
                     let cause = Cause::Forced;
                     let forced = end.map_or_else(|| End::new(cause), |end| End { cause, ..end });
                     return (forced, Outcome::Insisted);
@@ -333,7 +334,7 @@ impl Life {
         };
         let linger = match (settings.block_shutdown, end.cause) {
             (Some(time), Cause::Signal) => {
-                info!(target: SCOPE, "Blocking shutdown for {time:?} or until the application is unhealthy");
+                info!(target: SCOPE, "Blocking graceful shutdown for {} or until app reports unhealthy...", format_go(time));
                 Linger::Block(time)
             }
             _ => quiet,
@@ -414,7 +415,7 @@ impl Life {
             (Outcome::Insisted, _) => LAST_BREATH,
             (Outcome::Late, _) => {
                 let in_hand = table(&self.blocks.activity.in_hand());
-                warn!(target: SCOPE, inflight = self.blocks.activity.in_flight(), "the time for finishing work in hand is over, the rest is given back: [{in_hand}]");
+                warn!(target: SCOPE, inflight = self.blocks.activity.in_flight(), "Graceful shutdown timeout exceeded, forcing shutdown: what is still in hand is given back, [{in_hand}]");
                 CLOSE_LIMIT
             }
             // Nobody can be reached any more; only an app of ours may have something to finish.

@@ -414,16 +414,22 @@ async fn unknown_flags_and_bad_values_are_named_with_exit_codes_2_and_1() {
 async fn a_port_in_use_is_waited_for_ten_seconds_and_then_named() {
     let taken = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let mut sidecar = plan().flag(&format!("--dapr-grpc-port={port}")).start();
-    let ended = sidecar.process.ended(s(20)).await;
-    let took = ended.took;
-    assert_eq!(ended.code, 1, "{}", ended.output);
-    assert!(
-        ended.output.contains(&port.to_string()) && ended.output.contains("gRPC"),
-        "{}",
-        ended.output
-    );
-    assert!(took >= s(9) && took <= s(12), "{took:?}");
+    let start = |flag: &str| plan().flag(&format!("--{flag}={port}")).start();
+    let (mut api, mut internal) = (start("dapr-grpc-port"), start("dapr-internal-grpc-port"));
+    let (api, internal) = tokio::join!(api.process.ended(s(20)), internal.process.ended(s(20)));
+    for (ended, whose) in [(api, "the gRPC API"), (internal, "the internal gRPC")] {
+        assert_eq!(ended.code, 1, "{}", ended.output);
+        assert!(
+            ended.output.contains(&port.to_string()) && ended.output.contains(whose),
+            "{}",
+            ended.output
+        );
+        assert!(
+            ended.took >= s(9) && ended.took <= s(12),
+            "{:?}",
+            ended.took
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

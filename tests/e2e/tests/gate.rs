@@ -330,6 +330,29 @@ async fn an_app_that_cannot_tell_its_topics_yet_is_asked_again_and_can_be_called
     );
 }
 
+/// §5.2: an app that never answers the questions gets its declared work all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_leaves_questions_open_gets_its_work_after_ten_seconds() {
+    let redis = RedisServer::launch(Redis::default()).await;
+    let app = App::start(|asked| match asked.path.as_str() {
+        "/dapr/subscribe" | "/dapr/config" => Reply::status(200).after(s(60)),
+        _ => Reply::status(200),
+    })
+    .await;
+    let sidecar = Plan::new("orders")
+        .app(app.port())
+        .with(&Component::redis_pubsub("bus", &redis.address()))
+        .file("declared.yaml", subscription("bus", "declared"))
+        .serving()
+        .await;
+    let answer = sidecar.publish("bus", "declared", "m0").await;
+    answer.assert(204, "");
+    wait::until("the delivery", s(15), async || app.delivered("m0")).await;
+    let took = sidecar.since_start();
+    assert!(took >= s(10) && took <= s(12), "{took:?}");
+    sidecar.get("/v1.0/healthz").await.assert(204, "");
+}
+
 /// §5.2: an app that comes back with another list.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_comes_back_is_asked_again_and_only_differences_are_applied() {

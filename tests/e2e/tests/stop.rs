@@ -433,6 +433,39 @@ async fn calls_of_the_app_that_are_under_way_get_their_answers_and_new_ones_are_
     );
 }
 
+/// §6.1: one deadline for calls, whatever their protocol.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_not_done_at_the_deadline_are_cut_and_the_exit_code_says_so() {
+    let app = App::start(|asked| match asked.path.as_str() {
+        "/long" => Reply::status(200).after(s(60)),
+        _ => Reply::status(404),
+    })
+    .await;
+    let mut sidecar = Plan::new("orders")
+        .app(app.port())
+        .flag("--dapr-graceful-shutdown-seconds=2")
+        .serving()
+        .await;
+    sidecar.until_status("/v1.0/healthz", 204, s(5)).await;
+    let (http_port, grpc_port) = (sidecar.ports.http, sidecar.ports.grpc);
+    let mut calls = JoinSet::new();
+    calls.spawn(async move {
+        let request = Request::post("/v1.0/invoke/orders/method/long", "");
+        http::call(http_port, &request).await.is_err()
+    });
+    calls.spawn(async move {
+        let outcome = grpc::invoke(grpc_port, "orders", "long").await;
+        outcome.code != 0
+    });
+    wait::until("two calls", s(5), async || app.count("/long") == 2).await;
+    let (ended, took) = sidecar.stop(s(15)).await;
+    assert_eq!(ended.code, 1, "{}", ended.output);
+    assert_eq!(calls.join_all().await, [true, true]);
+    assert_eq!(app.cuts().len(), 2, "the app is told, too");
+    figure("calls-cut", format!("exit 1 after {took:?} with 2 s"));
+    assert!(took >= s(2) && took <= s(7), "{took:?}");
+}
+
 /// §6.2, step 3.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_kubernetes_peers_are_let_in_for_three_seconds_more() {
