@@ -63,6 +63,13 @@ enum Transport {
     Http2(http2::Client),
 }
 
+/// Which connection a request may use.
+#[derive(Clone, Copy)]
+enum Connection {
+    Any,
+    Fresh,
+}
+
 /// No answer.
 pub(crate) struct Unanswered {
     pub why: String,
@@ -70,6 +77,8 @@ pub(crate) struct Unanswered {
     pub unsent: bool,
     /// The connection ended under it.
     pub reset: bool,
+    /// It had served before, and ended without a word.
+    pub stale: bool,
 }
 
 impl HttpApp {
@@ -119,6 +128,19 @@ impl HttpApp {
         &self,
         method: Method,
         target: PathAndQuery,
+        headers: HeaderMap,
+        body: Body,
+        label: &str,
+    ) -> Result<Response<Body>, Unanswered> {
+        self.send_over(Connection::Any, method, target, headers, body, label)
+            .await
+    }
+
+    async fn send_over(
+        &self,
+        connection: Connection,
+        method: Method,
+        target: PathAndQuery,
         mut headers: HeaderMap,
         body: Body,
         label: &str,
@@ -135,7 +157,7 @@ impl HttpApp {
 
         let permit = self.turnstile.enter().await;
         let started = Instant::now();
-        let answer = self.transport.send(request).await;
+        let answer = self.transport.send(request, connection).await;
         let (status, received) = match &answer {
             Ok(answer) => (
                 answer.status().as_u16(),
@@ -187,7 +209,7 @@ impl HttpApp {
         let asking = async {
             let answer = self
                 .transport
-                .send(request)
+                .send(request, Connection::Any)
                 .await
                 .map_err(|failure| failure.why)?;
             let status = answer.status().as_u16();
@@ -197,6 +219,32 @@ impl HttpApp {
         tokio::time::timeout(limit, asking)
             .await
             .unwrap_or_else(|_| Err("context deadline exceeded".to_owned()))
+    }
+
+    /// Hands a message to the app. Apps close idle connections, and may do so while a message is on its way. Messages are
+    /// delivered at least once, so one that got no word of an answer goes out again, over a new connection.
+    async fn hand_over(
+        &self,
+        target: PathAndQuery,
+        headers: impl Fn() -> HeaderMap,
+        body: Bytes,
+        label: &str,
+    ) -> Result<(u16, Bytes), Unanswered> {
+        let post = |connection| {
+            let (target, body) = (target.clone(), body.clone().into());
+            self.send_over(connection, Method::POST, target, headers(), body, label)
+        };
+        let answer = match post(Connection::Any).await {
+            // One that could not even be begun met an app that has just come back. Where nobody listens any more the app has
+            // ended, and may have ended because of this message.
+            Err(failure)
+                if (failure.stale || failure.unsent) && accepts(&self.settings.target).await =>
+            {
+                Box::pin(post(Connection::Fresh)).await?
+            }
+            answer => answer?,
+        };
+        self.answered(answer).await
     }
 
     /// What it means for a message that no answer came.
@@ -215,33 +263,13 @@ impl HttpApp {
         }
     }
 
-    /// A delivery. One that could not even be begun is made once more if the app is there: it has just come back.
-    async fn hand_over(
-        &self,
-        target: PathAndQuery,
-        headers: HeaderMap,
-        body: Bytes,
-        label: &str,
-    ) -> Result<(u16, Bytes), Unanswered> {
-        let send = |headers| {
-            let body = Body::from(body.clone());
-            self.send(Method::POST, target.clone(), headers, body, label)
-        };
-        let answer = match send(headers.clone()).await {
-            Err(failure) if failure.unsent && accepts(&self.settings.target).await => {
-                send(headers).await
-            }
-            answer => answer,
-        };
-        self.answered(answer?).await
-    }
-
     async fn answered(&self, answer: Response<Body>) -> Result<(u16, Bytes), Unanswered> {
         let status = answer.status().as_u16();
         let cut = |error: BodyError| Unanswered {
             why: error.to_string(),
             unsent: false,
             reset: true,
+            stale: false,
         };
         answer
             .into_body()
@@ -262,13 +290,24 @@ impl HttpApp {
 }
 
 impl Transport {
-    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Unanswered> {
+    async fn send(
+        &self,
+        request: Request<Body>,
+        connection: Connection,
+    ) -> Result<Response<Body>, Unanswered> {
         match self {
-            Self::Http1(client) => client.send(request).await.map_err(|error| Unanswered {
-                unsent: error.is_unsent(),
-                reset: matches!(error, ClientError::Closed(_)),
-                why: error.to_string(),
-            }),
+            Self::Http1(client) => {
+                let answer = match connection {
+                    Connection::Any => client.send(request).await,
+                    Connection::Fresh => client.send_afresh(request).await,
+                };
+                answer.map_err(|error| Unanswered {
+                    unsent: error.is_unsent(),
+                    reset: matches!(error, ClientError::Closed(_) | ClientError::Stale(_)),
+                    stale: matches!(error, ClientError::Stale(_)),
+                    why: error.to_string(),
+                })
+            }
             Self::Http2(client) => {
                 client
                     .send(request)
@@ -277,6 +316,7 @@ impl Transport {
                         why: refusal(&refused),
                         unsent,
                         reset: !unsent,
+                        stale: false,
                     })
             }
         }
@@ -446,17 +486,20 @@ impl AppChannel for HttpApp {
             Ok(target) => target,
             Err(why) => return Verdict::Retry(why),
         };
-        let mut headers = HeaderMap::with_capacity(12);
-        for (name, value) in delivery.metadata.iter() {
-            if !is_left_out(name) {
-                fields::add(&mut headers, name, value);
+        let headers = || {
+            let mut headers = HeaderMap::with_capacity(12);
+            for (name, value) in delivery.metadata.iter() {
+                if !is_left_out(name) {
+                    fields::add(&mut headers, name, value);
+                }
             }
-        }
-        add_trace(&mut headers, delivery.trace_parent.as_deref());
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static(cloud_event::CONTENT_TYPE),
-        );
+            add_trace(&mut headers, delivery.trace_parent.as_deref());
+            headers.insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static(cloud_event::CONTENT_TYPE),
+            );
+            headers
+        };
         let answer = self
             .hand_over(target, headers, delivery.data.clone(), &delivery.path)
             .await;
@@ -471,12 +514,15 @@ impl AppChannel for HttpApp {
             Ok(target) => target,
             Err(why) => return BulkVerdict::All(Verdict::Retry(why)),
         };
-        let mut headers = HeaderMap::with_capacity(6);
-        for (name, value) in &delivery.metadata {
-            fields::add(&mut headers, name, value);
-        }
-        add_trace(&mut headers, delivery.trace_parent.as_deref());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let headers = || {
+            let mut headers = HeaderMap::with_capacity(6);
+            for (name, value) in &delivery.metadata {
+                fields::add(&mut headers, name, value);
+            }
+            add_trace(&mut headers, delivery.trace_parent.as_deref());
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers
+        };
         let answer = self
             .hand_over(target, headers, bulk_body(delivery).into(), &delivery.path)
             .await;
@@ -569,7 +615,7 @@ impl AppChannel for HttpApp {
             Err(why) => return Answer::Unsupported(why),
         }
         let asking = async {
-            let answer = match self.transport.send(request).await {
+            let answer = match self.transport.send(request, Connection::Any).await {
                 Ok(answer) => answer,
                 Err(failure) if failure.unsent => return Answer::Refused,
                 Err(failure) => return Answer::Failed(failure.why),
@@ -603,7 +649,7 @@ impl AppChannel for HttpApp {
         let telling = async {
             let answer = self
                 .transport
-                .send(request)
+                .send(request, Connection::Any)
                 .await
                 .map_err(|failure| failure.why)?;
             let status = answer.status();

@@ -53,7 +53,21 @@ struct Inner {
 struct Kept {
     connection: Connected,
     buffer: BytesMut,
+    /// An answer has come over it.
+    has_served: bool,
     _room: OwnedSemaphorePermit,
+}
+
+impl Kept {
+    /// It ended while nothing but a piece of an answer's head has come.
+    fn ended(&self, error: io::Error) -> ClientError {
+        match closed(error) {
+            ClientError::Closed(why) if self.has_served && self.buffer.is_empty() => {
+                ClientError::Stale(why)
+            }
+            error => error,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -62,6 +76,9 @@ pub enum ClientError {
     Connect(io::Error),
     /// The connection ended before an answer.
     Closed(String),
+    /// The same, before a byte of the answer, on a connection that had served before: the peer may have closed it for
+    /// being idle while the request was on its way.
+    Stale(String),
     /// The answer is no HTTP.
     Malformed(&'static str),
     /// Our own request body ended with an error.
@@ -79,7 +96,7 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect(error) => error.fmt(f),
-            Self::Closed(why) => f.write_str(why),
+            Self::Closed(why) | Self::Stale(why) => f.write_str(why),
             Self::Malformed(why) => {
                 write!(f, "net/http: HTTP/1.x transport connection broken: {why}")
             }
@@ -131,6 +148,17 @@ impl Client {
         if let Some(kept) = self.take_idle() {
             return self.exchange(kept, request).await;
         }
+        self.send_afresh(request).await
+    }
+
+    /// The same over a new connection, for a request that met a stale one.
+    ///
+    /// # Errors
+    /// When no answer came.
+    ///
+    /// # Cancel safety
+    /// Dropping it closes the connection that it used.
+    pub async fn send_afresh(&self, request: Request<Body>) -> Result<Response<Body>, ClientError> {
         // Rare and large: boxed, so that every request's future is small.
         let fresh = Box::pin(self.open()).await?;
         self.exchange(fresh, request).await
@@ -178,6 +206,7 @@ impl Client {
         Ok(Kept {
             connection,
             buffer: BytesMut::with_capacity(4096),
+            has_served: false,
             _room: permit,
         })
     }
@@ -196,15 +225,13 @@ impl Client {
         let chunked = self.write_head(&mut out, &parts, &body);
         let sending = match body {
             Body::Bytes(bytes) => {
-                if bytes.len() <= SMALL_BODY {
+                let written = if bytes.len() <= SMALL_BODY {
                     out.extend_from_slice(&bytes);
-                    kept.connection.write_all(&out).await.map_err(closed)?;
+                    kept.connection.write_all(&out).await
                 } else {
-                    kept.connection
-                        .write_all_buf(&mut out.chain(bytes))
-                        .await
-                        .map_err(closed)?;
-                }
+                    kept.connection.write_all_buf(&mut out.chain(bytes)).await
+                };
+                written.map_err(|error| kept.ended(error))?;
                 None
             }
             stream => Some((stream, out)),
@@ -233,6 +260,7 @@ impl Client {
         let Kept {
             connection,
             buffer,
+            has_served,
             _room,
         } = kept;
         let (reader, writer) = tokio::io::split(connection);
@@ -258,6 +286,7 @@ impl Client {
             let kept = Kept {
                 connection: reading.reader.unsplit(writer),
                 buffer: reading.buffer,
+                has_served,
                 _room,
             };
             return Ok(self.answer(kept, head));
@@ -425,14 +454,10 @@ async fn read_head(
             return Ok(head);
         }
         kept.buffer.reserve(2048);
-        if kept
-            .connection
-            .read_buf(&mut kept.buffer)
-            .await
-            .map_err(closed)?
-            == 0
-        {
-            return Err(ClientError::Closed("EOF".to_owned()));
+        match kept.connection.read_buf(&mut kept.buffer).await {
+            Ok(0) => return Err(kept.ended(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => {}
+            Err(error) => return Err(kept.ended(error)),
         }
     }
 }
@@ -464,6 +489,7 @@ impl Inner {
         if kept.buffer.capacity() > 64 * 1024 {
             kept.buffer = BytesMut::with_capacity(4096);
         }
+        kept.has_served = true;
         let now = Instant::now();
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -874,6 +900,45 @@ mod tests {
             .await
             .unwrap();
         task.abort();
+    }
+
+    /// Answers a request on its first connection, says `last` to the next and closes; answers on the second one.
+    async fn closing(last: &'static str) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        #[expect(clippy::disallowed_methods, reason = "the test owns the task")]
+        tokio::spawn(async move {
+            for answers in [
+                &["HTTP/1.1 204 No Content\r\n\r\n", last][..],
+                &["HTTP/1.1 204 No Content\r\n\r\n"],
+            ] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                for answer in answers {
+                    let mut piece = [0; 4096];
+                    assert!(stream.read(&mut piece).await.unwrap() > 0);
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+        });
+        Client::new(Target::plain("127.0.0.1", port), 8, 8192)
+    }
+
+    #[tokio::test]
+    async fn a_used_connection_that_ends_without_a_word_is_stale_and_a_fresh_one_serves() {
+        let client = closing("").await;
+        client.send(get("/")).await.unwrap();
+        let stale = client.send(get("/")).await.unwrap_err();
+        assert!(matches!(stale, ClientError::Stale(_)), "{stale:?}");
+        assert!(!stale.is_unsent());
+        assert_eq!(client.send_afresh(get("/")).await.unwrap().status(), 204);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_within_an_answer_is_not_stale() {
+        let client = closing("HTTP/1.1 20").await;
+        client.send(get("/")).await.unwrap();
+        let closed = client.send(get("/")).await.unwrap_err();
+        assert!(matches!(closed, ClientError::Closed(_)), "{closed:?}");
     }
 
     #[tokio::test]
