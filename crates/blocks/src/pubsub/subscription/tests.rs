@@ -236,7 +236,7 @@ async fn what_a_pause_has_given_back_is_not_looked_for_again() {
     let stage = stage().await;
     stage.gate.send_replace(false);
     stage.broker.hand_out(&stage.scope);
-    tokio::time::sleep(LOOK).await;
+    tokio::time::sleep(COUNT_EVERY).await;
     assert_eq!(stage.broker.log.take(), ["pause", "release", "released"]);
     tokio::time::sleep(STRAY_LIMIT * 10).await;
     assert!(stage.broker.log.take().is_empty());
@@ -251,10 +251,10 @@ async fn one_that_is_not_wanted_any_more_finishes_what_it_has_in_hand() {
     // Somebody else's work, which the end of the stream does not end.
     stage.broker.in_work.fetch_add(1, Ordering::SeqCst);
     drop(stage.stream);
-    tokio::time::sleep(FINISH_LIMIT / 2).await;
+    tokio::time::sleep(DRAIN_LIMIT / 2).await;
     assert_eq!(stage.broker.log.take(), ["pause", "release"]);
     stage.broker.in_work.fetch_sub(1, Ordering::SeqCst);
-    tokio::time::sleep(LOOK * 2).await;
+    tokio::time::sleep(COUNT_EVERY * 2).await;
     assert_eq!(stage.broker.log.take(), ["close"]);
 }
 
@@ -263,7 +263,7 @@ async fn one_that_is_not_wanted_any_more_does_not_wait_for_ever() {
     let stage = stage().await;
     stage.broker.in_work.fetch_add(1, Ordering::SeqCst);
     drop(stage.stream);
-    tokio::time::sleep(FINISH_LIMIT + LOOK).await;
+    tokio::time::sleep(DRAIN_LIMIT + COUNT_EVERY).await;
     assert_eq!(stage.broker.log.take(), ["pause", "release", "close"]);
 }
 
@@ -271,7 +271,7 @@ async fn one_that_is_not_wanted_any_more_does_not_wait_for_ever() {
 async fn at_the_end_of_everything_the_broker_has_its_messages_back_before_work_is_cut_off() {
     let stage = stage().await;
     stage.broker.hand_out(&stage.scope);
-    tokio::time::sleep(LOOK).await;
+    tokio::time::sleep(COUNT_EVERY).await;
     assert_eq!(stage.stream.connection.under_way(), 1);
     let left = stage.scope.close(STOP_LIMIT).await;
     assert!(left.is_empty(), "{left:?}");
