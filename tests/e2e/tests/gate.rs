@@ -572,7 +572,10 @@ async fn a_connection_that_breaks_while_the_port_is_open_is_a_failed_delivery_an
         app.count("/on/new-dead") == 10
     })
     .await;
-    assert_eq!(app.count("/on/new"), 10);
+    // A connection that had served before may have been closed for its age: such a message goes out once more.
+    let attempts = app.count("/on/new");
+    assert!((10..=20).contains(&attempts), "{attempts}");
+    assert_eq!(app.count("/on/new-dead"), 10);
     assert_eq!(app.count("/dapr/subscribe"), 1, "the gate was never shut");
     let output = sidecar.process.output();
     assert!(!output.contains("the application is away"), "{output}");
