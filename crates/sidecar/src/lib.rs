@@ -7,7 +7,9 @@
 
 mod app;
 mod components;
+mod configured;
 mod demands;
+mod faults;
 mod files;
 mod host;
 mod life;
