@@ -64,8 +64,13 @@ impl Resolver {
         }
     }
 
+    /// From now on this one is asked. What another one said is forgotten.
     pub fn install(&self, handle: Arc<Handle<dyn NameResolver>>) {
         self.handle.store(Some(handle));
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     /// The name resolver, if there is one.

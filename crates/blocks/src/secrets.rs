@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use outrigger_component_api::{Kind, SecretStore, SecretValue};
 use outrigger_core::{ApiError, Metadata};
 
@@ -34,7 +35,8 @@ impl Scope {
 pub struct Secrets {
     pub registry: Arc<Registry>,
     pub guard: Guard,
-    pub scopes: HashMap<String, Scope>,
+    /// May change while calls are served.
+    pub scopes: ArcSwap<HashMap<String, Scope>>,
 }
 
 impl Secrets {
@@ -63,7 +65,8 @@ impl Secrets {
     }
 
     fn allows(&self, store: &str, key: &str) -> bool {
-        self.scopes.get(store).is_none_or(|scope| scope.allows(key))
+        let scopes = self.scopes.load();
+        scopes.get(store).is_none_or(|scope| scope.allows(key))
     }
 
     /// One secret. `Ok(None)`: the store has nothing to say.

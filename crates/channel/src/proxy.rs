@@ -8,6 +8,7 @@ mod passing;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -16,6 +17,7 @@ use outrigger_blocks::invoke::{Admission, Invoke, normalise_method, split_id};
 use outrigger_core::Secret;
 use outrigger_core::error::GrpcCode;
 use outrigger_core::trace::TraceContext;
+use outrigger_telemetry::span::Tracer;
 use outrigger_wire::grpc::{Call, CallError, Channel, Exchange, Status};
 
 use crate::peer::{Access, PeerPool};
@@ -37,11 +39,12 @@ pub struct Proxy {
     /// The connection to our app.
     pub app: Option<Arc<Channel>>,
     pub app_token: Option<Secret>,
-    pub access: Access,
+    /// May change while calls are served.
+    pub access: Arc<ArcSwap<Access>>,
     /// Bytes of a message.
     pub max_message: usize,
-    /// Spans and traces are passed on.
-    pub traced: bool,
+    /// Where it is on, spans and traces are passed on.
+    pub tracer: Tracer,
 }
 
 impl Proxy {
@@ -134,7 +137,7 @@ impl Proxy {
                 .and_then(|value: &HeaderValue| value.to_str().ok())
                 .filter(|id| !id.is_empty())
         };
-        let missing = if self.traced && !path.starts_with("/dapr.proto.runtime.") {
+        let missing = if self.tracer.is_on() && !path.starts_with("/dapr.proto.runtime.") {
             "cannot proxy request: missing dapr-callee-app-id or dapr-app-id metadata"
         } else {
             "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found"
@@ -201,6 +204,7 @@ impl Proxy {
             )
         })?;
         self.access
+            .load()
             .check(&self.invoke.metrics, &method, "NONE")
             .map_err(|reason| Status::new(GrpcCode::PermissionDenied, reason))?;
         if matches!(

@@ -15,4 +15,4 @@ mod verbs;
 
 pub use internal::Internal;
 pub use method::Rule;
-pub use pipeline::{Api, ApiLog, Settings};
+pub use pipeline::{Api, ApiLog, Settings, Shape};

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue, Uri};
@@ -44,13 +45,19 @@ const SERVICES: &[&str] = &[
 pub struct Settings {
     /// `DAPR_API_TOKEN`.
     pub token: Option<Secret>,
-    pub allowed: Vec<Rule>,
-    pub denied: Vec<Rule>,
-    pub log: Option<ApiLog>,
+    pub shape: Shape,
     /// Bytes of a message that we send.
     pub max_message: usize,
     /// `--resiliency-details`: every answer tells of its policies.
     pub tells_policies: bool,
+}
+
+/// What the Configuration chooses. May change while calls are served.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    pub allowed: Vec<Rule>,
+    pub denied: Vec<Rule>,
+    pub log: Option<ApiLog>,
 }
 
 /// The API log.
@@ -64,6 +71,7 @@ pub struct Api {
     pub(crate) blocks: Arc<Blocks>,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) settings: Settings,
+    shape: ArcSwap<Shape>,
 }
 
 /// A call under way.
@@ -92,20 +100,30 @@ impl Context {
 
 impl Api {
     pub fn new(blocks: Arc<Blocks>, proxy: Arc<Proxy>, settings: Settings) -> Self {
+        let shape = ArcSwap::from_pointee(settings.shape.clone());
         Self {
             blocks,
             proxy,
             settings,
+            shape,
         }
+    }
+
+    /// Calls that come from now on are served like this.
+    pub fn reshape(&self, shape: Shape) {
+        self.shape.store(Arc::new(shape));
     }
 
     /// Answers a call.
     pub async fn handle(&self, exchange: Exchange) {
         let path = exchange.path().to_owned();
         let method = path.strip_prefix(DAPR).and_then(Method::find);
-        if let Some(method) = method
-            && !method.is_shown(&self.settings.allowed, &self.settings.denied)
-        {
+        let (is_shown, log) = {
+            let shape = self.shape.load();
+            let is_shown = |method: Method| method.is_shown(&shape.allowed, &shape.denied);
+            (method.is_none_or(is_shown), shape.log)
+        };
+        if !is_shown {
             return exchange.refuse(
                 HeaderMap::new(),
                 &http_status(
@@ -144,10 +162,7 @@ impl Api {
             || path.starts_with("/grpc.reflection.");
         let _running = (!streams).then(|| self.blocks.activity.begin());
         let started = Instant::now();
-        let agent = self
-            .settings
-            .log
-            .and_then(|_| exchange.head.headers.get(USER_AGENT).cloned());
+        let agent = log.and_then(|_| exchange.head.headers.get(USER_AGENT).cloned());
         let code = match method {
             // Boxed, so that the task of a call is small: it is moved while it is made.
             Some(method) => Box::pin(self.serve(exchange, method, &path, started)).await,
@@ -160,7 +175,7 @@ impl Api {
             None if path.starts_with(TASK_HUB) => task_hub(exchange),
             None => Box::pin(self.pass(exchange, &path, started)).await,
         };
-        if self.settings.log.is_some() {
+        if log.is_some() {
             let useragent = agent
                 .as_ref()
                 .and_then(|agent| agent.to_str().ok())

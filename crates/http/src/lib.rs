@@ -16,6 +16,6 @@ mod route;
 mod verbs;
 
 pub use cors::Origins;
-pub use pipeline::{Api, ApiLog, Settings};
+pub use pipeline::{Api, ApiLog, Settings, Shape};
 pub use public::{PreStop, PublicApi};
 pub use route::Rule;

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, RETRY_AFTER, USER_AGENT};
 use http::request::Parts;
@@ -34,13 +35,19 @@ pub struct Settings {
     /// `DAPR_API_TOKEN`.
     pub token: Option<Secret>,
     pub origins: Origins,
-    pub allowed: Vec<Rule>,
-    pub denied: Vec<Rule>,
-    pub log: Option<ApiLog>,
+    pub shape: Shape,
     /// `--component-not-ready-status`, where it is not 503.
     pub not_ready_status: Option<u16>,
     /// `--resiliency-details`: every answer tells of its policies.
     pub tells_policies: bool,
+}
+
+/// What the Configuration chooses. May change while requests are served.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    pub allowed: Vec<Rule>,
+    pub denied: Vec<Rule>,
+    pub log: Option<ApiLog>,
 }
 
 /// The API log.
@@ -56,9 +63,25 @@ pub struct ApiLog {
 pub struct Api {
     pub(crate) blocks: Arc<Blocks>,
     pub(crate) settings: Settings,
-    table: Table,
+    served: ArcSwap<Served>,
     /// Nobody who asks here has shown who they are.
     is_public: bool,
+}
+
+/// What is made of a [`Shape`].
+#[derive(Debug)]
+struct Served {
+    table: Table,
+    log: Option<ApiLog>,
+}
+
+impl Served {
+    fn of(shape: &Shape) -> Self {
+        Self {
+            table: Table::new(&shape.allowed, &shape.denied),
+            log: shape.log,
+        }
+    }
 }
 
 /// A request on its way to its verb.
@@ -109,13 +132,18 @@ impl<'a> Asked<'a> {
 
 impl Api {
     pub fn new(blocks: Arc<Blocks>, settings: Settings) -> Self {
-        let table = Table::new(&settings.allowed, &settings.denied);
+        let served = ArcSwap::from_pointee(Served::of(&settings.shape));
         Self {
             blocks,
             settings,
-            table,
+            served,
             is_public: false,
         }
+    }
+
+    /// Requests that come from now on are served like this.
+    pub fn reshape(&self, shape: &Shape) {
+        self.served.store(Arc::new(Served::of(shape)));
     }
 
     /// An API without protection, whose callers are strangers.
@@ -213,10 +241,8 @@ impl Api {
             .and_then(|value| value.to_str().ok())
             .and_then(|text| text.parse().ok())
             .unwrap_or(0);
-        let agent = self
-            .settings
-            .log
-            .and_then(|_| head.headers.get(USER_AGENT).cloned());
+        let log = self.served.load().log;
+        let agent = log.and_then(|_| head.headers.get(USER_AGENT).cloned());
         let origin = self.settings.origins.is_on().then(|| head.headers.clone());
 
         let entry = self.entry(&method, head.uri.path(), &mut head.headers);
@@ -239,10 +265,7 @@ impl Api {
                 .mark(&method, headers, response.headers_mut());
         }
 
-        let log = self
-            .settings
-            .log
-            .filter(|log| logged && (log.health_checks || !trail.route.is_health_check()));
+        let log = log.filter(|log| logged && (log.health_checks || !trail.route.is_health_check()));
         let operation = log.map(|log| {
             if log.obfuscate {
                 trail.operation()
@@ -338,7 +361,13 @@ impl Api {
     ) -> Response<Body> {
         let uri = head.uri.clone();
         let cleaned = path::clean(uri.path());
-        match self.table.find(&head.method, &cleaned) {
+        let served = self.served.load();
+        let (found, invokes) = (
+            served.table.find(&head.method, &cleaned),
+            served.table.invokes(),
+        );
+        drop(served);
+        match found {
             Ok(matched) => {
                 trail.route = matched.route;
                 let asked = Asked {
@@ -349,7 +378,7 @@ impl Api {
                 };
                 self.finish(verbs::call(self, asked, matched.route.verb).await)
             }
-            Err(_) if self.table.invokes() => {
+            Err(_) if invokes => {
                 let asked = Asked {
                     head,
                     params: [""; 4],

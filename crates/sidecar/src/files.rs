@@ -63,6 +63,14 @@ fn sorted(entries: ReadDir) -> Vec<PathBuf> {
 }
 
 fn is_resource(path: &Path) -> bool {
+    // A lock of Emacs's, or what macOS keeps beside a file of another file system.
+    let is_stray = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with(".#") || name.starts_with("._"));
+    if is_stray {
+        return false;
+    }
     let known = path.extension().is_some_and(|extension| {
         extension.eq_ignore_ascii_case("yaml") || extension.eq_ignore_ascii_case("yml")
     });

@@ -3,23 +3,31 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use outrigger_config::{Configuration, Context, Loaded, load};
+use outrigger_config::{
+    Context, HttpEndpointResource, Loaded, ResourceKind, SubscriptionResource, load,
+};
 use outrigger_lifecycle::Scope;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use crate::components::{Components, ExternalEndpoints, Shared, compile_rule};
+use crate::configured::Configured;
 use crate::demands::Demands;
+use crate::faults::Faults;
 use crate::files::read_resources;
 use crate::policies::Policies;
 use crate::subscriptions::Wanted;
+use crate::watch::{REST, Watched, look};
 
 const SCOPE: &str = "dapr.runtime";
+
+/// Files that change while they are read are read so often at most.
+const READS: u32 = 3;
 
 /// Everything that follows from resource files.
 pub(crate) struct Resources {
     pub folders: Vec<String>,
-    pub configuration: Arc<Configuration>,
+    pub configured: Configured,
     pub shared: Arc<Shared>,
     pub components: Components,
     pub endpoints: Arc<ExternalEndpoints>,
@@ -28,6 +36,9 @@ pub(crate) struct Resources {
     pub renewed: Arc<Notify>,
     pub policies: Policies,
     pub scope: Scope,
+    /// Those in force.
+    pub http_endpoints: Vec<HttpEndpointResource>,
+    pub subscriptions: Vec<SubscriptionResource>,
     /// What was told of the files when they were last read; told again once it has changed.
     pub told: HashSet<String>,
 }
@@ -38,13 +49,7 @@ impl Resources {
     /// # Errors
     /// When a folder cannot be read.
     pub(crate) async fn load(&mut self) -> Result<(), String> {
-        let folders = self.folders.clone();
-        let context = self.shared.context.clone();
-        // Files may lie on slow disks; nothing else waits for them.
-        let read = tokio::task::spawn_blocking(move || read(&folders, &context))
-            .await
-            .map_err(|error| error.to_string())?;
-        let (loaded, unreadable) = read?;
+        let (loaded, unreadable) = self.read().await?;
         let told = std::mem::take(&mut self.told);
         for diagnostic in &loaded.diagnostics {
             let line = diagnostic.located();
@@ -75,18 +80,60 @@ impl Resources {
             self.told.insert(line);
         }
         let before = self.topics();
+        let faults = Faults::of(&loaded, &unreadable);
         self.components
-            .apply(&loaded, &unreadable, &self.configuration);
+            .apply(&loaded, &unreadable, &faults, &self.configured.current);
         self.demands.concern(&self.components);
         let names = self.policies.apply(&loaded, &unreadable, &self.folders)?;
+        self.http_endpoints = faults.with_last_good(
+            ResourceKind::HttpEndpoint,
+            &loaded.http_endpoints,
+            &self.http_endpoints,
+            |one| (&one.name, &one.place.file),
+            |new, old| new.name == old.name,
+        );
         self.endpoints
-            .apply(&self.shared, &loaded.http_endpoints, names, &self.scope);
-        self.wanted.declare(&loaded.subscriptions);
+            .apply(&self.shared, &self.http_endpoints, names, &self.scope);
+        self.subscriptions = faults.with_last_good(
+            ResourceKind::Subscription,
+            &loaded.subscriptions,
+            &self.subscriptions,
+            |one| (&one.name, &one.place.file),
+            |new, old| {
+                let is_same_topic = new.pubsub == old.pubsub && new.topic == old.topic;
+                is_same_topic || (!new.name.is_empty() && new.name == old.name)
+            },
+        );
+        self.wanted.declare(&self.subscriptions);
         if self.topics() != before {
             // There is something new to subscribe through.
             self.renewed.notify_one();
         }
         Ok(())
+    }
+
+    /// Reads the files, once more if they changed meanwhile.
+    async fn read(&self) -> Result<Read, String> {
+        let watched = Watched {
+            folders: self.folders.clone(),
+            files: Vec::new(),
+        };
+        let mut before = look(watched.clone()).await;
+        let mut left = READS;
+        loop {
+            left -= 1;
+            let (folders, context) = (self.folders.clone(), self.shared.context.clone());
+            // Files may lie on slow disks; nothing else waits for them.
+            let read = tokio::task::spawn_blocking(move || read(&folders, &context))
+                .await
+                .map_err(|error| error.to_string())?;
+            let after = look(watched.clone()).await;
+            if left == 0 || after == before {
+                return read;
+            }
+            tokio::time::sleep(REST).await;
+            before = look(watched.clone()).await;
+        }
     }
 
     /// Names of what may be subscribed through.
@@ -97,6 +144,7 @@ impl Resources {
 
     /// Reads the files once more. What is wrong with a folder leaves everything as it is.
     pub(crate) async fn refresh(&mut self) {
+        self.configured.refresh().await;
         if let Err(why) = self.load().await {
             error!(target: SCOPE, err = why, "resources cannot be read, everything stays as it is");
         }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use outrigger_blocks::activity::Activity;
 use outrigger_blocks::app::AppChannel;
 use outrigger_blocks::drain::{Drain, Drains};
@@ -14,14 +15,14 @@ use outrigger_blocks::pubsub::Poison;
 use outrigger_blocks::pubsub::deliver::Desk;
 use outrigger_blocks::pubsub::{Publisher, Subscriptions};
 use outrigger_blocks::resolve::Resolver;
-use outrigger_blocks::secrets::{self, Secrets};
+use outrigger_blocks::secrets::Secrets;
 use outrigger_blocks::state::{Numbers, State};
 use outrigger_blocks::{Blocks, Guard, Patience, Registry, StopRequest};
 use outrigger_channel::peer::{Access, PeerPool, PeerServer, PeerSettings, Stamp};
 use outrigger_channel::proxy::Proxy;
 use outrigger_channel::webhook::Webhook;
 use outrigger_component_api::{Catalog, Instance};
-use outrigger_config::configuration::{AccessControl, Action, ApiRule, Features};
+use outrigger_config::configuration::Features;
 use outrigger_config::flags::{AllowedOrigins, InitMode, Mode, StateJsonNumbers};
 use outrigger_config::{Configuration, Context, Options};
 use outrigger_core::Namespace;
@@ -38,10 +39,10 @@ use tracing::{error, info, warn};
 use crate::app::{App, GateKeeper};
 use crate::companion::Companion;
 use crate::components::{Components, Environment, ExternalEndpoints, Names, Shared};
+use crate::configured::{self, Configured};
 use crate::demands::Demands;
 use crate::drain::Sight;
 use crate::events::{Audience, Teller};
-use crate::files::read_configuration;
 use crate::life::{Life, Settings};
 use crate::listeners::{Listeners, Ports};
 use crate::phases::{Phases, Watches};
@@ -50,6 +51,7 @@ use crate::reload::Resources;
 use crate::servers::{Apis, Servers};
 use crate::signals::Signals;
 use crate::subscriptions::Wanted;
+use crate::watch::{Watched, run as watch_files};
 use crate::{absence, app, components, host, listeners, network, telemetry};
 
 const SCOPE: &str = "dapr.runtime";
@@ -133,7 +135,8 @@ async fn assemble(start: Start, host_name: String, signals: Signals) -> Result<L
         ..
     } = start;
     info!(target: SCOPE, "Starting Outrigger {} -- version {} -- commit {}", versions.own, versions.dapr, versions.commit);
-    let configuration = Arc::new(configuration(&options)?);
+    let (configuration, told) = configuration(&options)?;
+    let (options, configuration) = (Arc::new(options), Arc::new(configuration));
     let listeners = listeners::bind(&options, &host_name).await?;
     let own_environment = environment(&options, &listeners.ports);
     let scope = Scope::root();
@@ -169,28 +172,19 @@ async fn assemble(start: Start, host_name: String, signals: Signals) -> Result<L
         metrics,
         tracer,
         started,
+        told,
     };
     assembly.build(listeners, companion, signals).await
 }
 
-fn configuration(options: &Options) -> Result<Configuration, String> {
-    let files = read_configuration(&options.files.config)?;
-    match outrigger_config::configuration::load(&files, &|name| std::env::var(name).ok()) {
-        Ok((configuration, warnings)) => {
-            for warning in &warnings {
-                warn!(target: SCOPE, "{}", warning.located());
-            }
-            Ok(configuration)
-        }
-        Err(diagnostics) => {
-            let told: Vec<String> = diagnostics
-                .iter()
-                .filter(|diagnostic| diagnostic.is_error())
-                .map(outrigger_config::Diagnostic::located)
-                .collect();
-            Err(format!("error loading configuration: {}", told.join("; ")))
-        }
+/// The Configuration to start with, and what was told of it.
+fn configuration(options: &Options) -> Result<(Configuration, Vec<String>), String> {
+    let (configuration, warnings) = configured::read(options)
+        .map_err(|errors| format!("error loading configuration: {}", errors.join("; ")))?;
+    for warning in &warnings {
+        warn!(target: SCOPE, "{warning}");
     }
+    Ok((configuration, warnings))
 }
 
 /// The process's environment with what daprd adds to its own.
@@ -244,7 +238,7 @@ fn namespace(options: &Options) -> Namespace {
 
 /// What everything is built from.
 struct Assembly {
-    options: Options,
+    options: Arc<Options>,
     configuration: Arc<Configuration>,
     catalog: Arc<Catalog>,
     versions: Versions,
@@ -259,6 +253,8 @@ struct Assembly {
     tracer: Tracer,
     resiliency: Arc<Resiliency>,
     started: Instant,
+    /// Warnings about the Configuration that the log has.
+    told: Vec<String>,
 }
 
 impl Assembly {
@@ -286,7 +282,7 @@ impl Assembly {
         let subscriptions_scope = Scope::root();
         let peers = self.peers();
         let invoke = Arc::new(self.invoke(app.as_ref(), &watches, &peers, &endpoints));
-        let names = self.names(&shared, &invoke.resolver, ports);
+        let names = self.names(&shared, &invoke, ports);
         self.watch(app.as_ref(), &gate_seen, &stop);
         let blocks = Arc::new(self.blocks(Parts {
             registry: &registry,
@@ -301,7 +297,19 @@ impl Assembly {
             stop,
             drain: drain_seen,
         }));
-        let apis = self.apis(&blocks, app.as_ref(), &peers);
+        let (apis, access) = self.apis(&blocks, app.as_ref(), &peers);
+        let configured = Configured {
+            options: self.options.clone(),
+            current: self.configuration.clone(),
+            blocks: blocks.clone(),
+            http: apis.http.clone(),
+            grpc: apis.grpc.clone(),
+            access,
+            names: names.clone(),
+            environment: self.environment.clone(),
+            telling: self.telling.clone(),
+            told: self.told.clone(),
+        };
         let servers = Servers::start(listeners, apis, options);
         info!(target: SCOPE, "HTTP server is running on port {}", ports.http);
         info!(target: SCOPE, "API gRPC server is running on port {}", ports.grpc);
@@ -315,7 +323,7 @@ impl Assembly {
         let renewed = Arc::new(Notify::new());
         let mut resources = Resources {
             folders: options.files.resources_paths.clone(),
-            configuration: self.configuration.clone(),
+            configured,
             shared: shared.clone(),
             components: Components::new(shared, self.scope.clone()),
             endpoints,
@@ -324,6 +332,8 @@ impl Assembly {
             renewed: renewed.clone(),
             policies: Policies::new(self.resiliency.clone(), options.api.resiliency_strict),
             scope: self.scope.clone(),
+            http_endpoints: Vec::new(),
+            subscriptions: Vec::new(),
             told: HashSet::new(),
         };
         resources.load().await?;
@@ -347,12 +357,15 @@ impl Assembly {
             };
             self.scope.spawn("app.gate", |stop| keeper.run(stop));
         }
-        let folders = resources.folders.clone();
+        let watched = Watched {
+            folders: resources.folders.clone(),
+            files: options.files.config.clone(),
+        };
         let resources = Arc::new(Mutex::new(resources));
-        if self.configuration.features.is_enabled(Features::HOT_RELOAD) && !folders.is_empty() {
+        if self.configuration.features.is_enabled(Features::HOT_RELOAD) && !watched.is_empty() {
             let changing = resources.clone();
             self.scope.spawn("resources.watch", move |stop| {
-                crate::watch::run(changing, folders, stop)
+                watch_files(changing, watched, stop)
             });
         }
         let phases = Arc::new(phases);
@@ -377,7 +390,7 @@ impl Assembly {
                 gate: gate_seen.clone(),
                 asks_busy: app.is_some() && options.app.busy_path.is_some(),
                 app,
-                names: names.map(Arc::new),
+                names: Some(Arc::new(names)),
                 clock: self.clock,
                 window: options.lifecycle.accept_window,
                 view: drain,
@@ -552,7 +565,7 @@ impl Assembly {
     }
 
     /// Name resolution that cannot be had is no reason not to start: everything else goes on, and calls of peers say so.
-    fn names(&self, shared: &Arc<Shared>, resolver: &Resolver, ports: Ports) -> Option<Names> {
+    fn names(&self, shared: &Arc<Shared>, invoke: &Arc<Invoke>, ports: Ports) -> Names {
         let instance = Instance {
             app_id: self.options.app_id.clone(),
             namespace: self.namespace(),
@@ -566,16 +579,11 @@ impl Assembly {
         } else {
             "mdns"
         };
-        let started = Names::start(
-            shared,
-            &self.configuration.name_resolution,
-            usual,
-            &instance,
-            resolver,
-        );
-        started
-            .inspect_err(|why| error!(target: SCOPE, "failed to init name resolution: {why}"))
-            .ok()
+        let names = Names::new(shared.clone(), invoke.clone(), instance, usual);
+        if let Err(why) = names.apply(&self.configuration.name_resolution) {
+            error!(target: SCOPE, "failed to init name resolution: {why}");
+        }
+        names
     }
 
     fn blocks(&self, parts: Parts<'_>) -> Blocks {
@@ -660,7 +668,7 @@ impl Assembly {
             secrets: Secrets {
                 registry: registry.clone(),
                 guard,
-                scopes: secret_scopes(&self.configuration),
+                scopes: ArcSwap::from_pointee(configured::secret_scopes(&self.configuration)),
             },
             invoke,
             metadata,
@@ -680,23 +688,26 @@ impl Assembly {
         }
     }
 
-    fn apis(&self, blocks: &Arc<Blocks>, app: Option<&App>, peers: &Arc<PeerPool>) -> Apis {
+    fn apis(
+        &self,
+        blocks: &Arc<Blocks>,
+        app: Option<&App>,
+        peers: &Arc<PeerPool>,
+    ) -> (Apis, Arc<ArcSwap<Access>>) {
         let options = &self.options;
         let api = &options.api;
-        let access = access(&self.configuration);
+        let access = Arc::new(ArcSwap::from_pointee(configured::access(
+            &self.configuration,
+        )));
         let token = options.environment.api_token.clone();
-        let logging = &self.configuration.api_logging;
-        let is_logged = api.api_logging.unwrap_or(logging.enabled);
-        let health_checks = !logging.omit_health_checks;
-        let rules = &self.configuration.api;
         let proxy = Arc::new(Proxy {
             invoke: blocks.invoke.clone(),
             peers: peers.clone(),
             app: app.map(|app| app.relay.clone()),
             app_token: options.environment.app_api_token.clone(),
-            access,
+            access: access.clone(),
             max_message: self.max_message(),
-            traced: self.configuration.tracing.sampling_rate > 0.0,
+            tracer: self.tracer.clone(),
         });
         let prestop = options
             .lifecycle
@@ -711,31 +722,24 @@ impl Assembly {
                 AllowedOrigins::Every => Origins::Every,
                 AllowedOrigins::Only(origins) => Origins::Only(origins.clone()),
             },
-            allowed: http_rules(&rules.allowed),
-            denied: http_rules(&rules.denied),
-            log: is_logged.then_some(outrigger_http::ApiLog {
-                obfuscate: logging.obfuscate_urls,
-                health_checks,
-            }),
+            shape: configured::http_shape(options, &self.configuration),
             not_ready_status: Some(api.component_not_ready_status).filter(|status| *status != 503),
             tells_policies: api.resiliency_details,
         };
         let grpc = outrigger_grpc::Settings {
             token,
-            allowed: grpc_rules(&rules.allowed),
-            denied: grpc_rules(&rules.denied),
-            log: is_logged.then_some(outrigger_grpc::ApiLog { health_checks }),
+            shape: configured::grpc_shape(options, &self.configuration),
             max_message: self.max_message(),
             tells_policies: api.resiliency_details,
         };
         let server = PeerServer {
             invoke: blocks.invoke.clone(),
-            access,
+            access: access.clone(),
             app_is_http: options.app.protocol.is_http(),
             tracer: self.tracer.clone(),
             piece: peers.settings().piece,
         };
-        Apis {
+        let apis = Apis {
             http: Arc::new(outrigger_http::Api::new(blocks.clone(), http)),
             public: Arc::new(outrigger_http::PublicApi::new(blocks.clone(), prestop)),
             grpc: Arc::new(outrigger_grpc::Api::new(
@@ -749,7 +753,8 @@ impl Assembly {
                 activity: blocks.activity.clone(),
             }),
             blocks: blocks.clone(),
-        }
+        };
+        (apis, access)
     }
 }
 
@@ -788,49 +793,4 @@ fn app_facts(options: &Options) -> AppFacts {
             threshold: health.threshold,
         }),
     }
-}
-
-fn secret_scopes(configuration: &Configuration) -> HashMap<String, secrets::Scope> {
-    let scope = |scope: &outrigger_config::configuration::SecretScope| secrets::Scope {
-        allowed_by_default: scope.default_access == Action::Allow,
-        allowed: scope.allowed.iter().cloned().collect(),
-        denied: scope.denied.iter().cloned().collect(),
-    };
-    configuration
-        .secret_scopes
-        .iter()
-        .map(|entry| (entry.store.clone(), scope(entry)))
-        .collect()
-}
-
-/// Without mTLS nobody's identity is known, and only the default counts.
-fn access(configuration: &Configuration) -> Access {
-    let control = &configuration.access_control;
-    if *control == AccessControl::default() {
-        Access::Open
-    } else {
-        Access::Default {
-            allow: control.default_action == Action::Allow,
-        }
-    }
-}
-
-fn http_rules(rules: &[ApiRule]) -> Vec<outrigger_http::Rule> {
-    let own = rules
-        .iter()
-        .filter(|rule| rule.protocol.eq_ignore_ascii_case("http"));
-    own.map(|rule| outrigger_http::Rule {
-        name: rule.name.clone(),
-        version: rule.version.clone(),
-    })
-    .collect()
-}
-
-fn grpc_rules(rules: &[ApiRule]) -> Vec<outrigger_grpc::Rule> {
-    let own = rules.iter().filter(|rule| rule.protocol == "grpc");
-    own.map(|rule| outrigger_grpc::Rule {
-        name: rule.name.clone(),
-        version: rule.version.clone(),
-    })
-    .collect()
 }

@@ -50,6 +50,14 @@ pub(crate) fn start_log(
 
 /// The metrics of the process.
 pub(crate) fn metrics(options: &Options, configuration: &Configuration) -> Arc<Metrics> {
+    Arc::new(Metrics::new(metrics_settings(options, configuration)))
+}
+
+/// What the Configuration makes of them.
+pub(crate) fn metrics_settings(
+    options: &Options,
+    configuration: &Configuration,
+) -> metrics::Settings {
     let chosen = &configuration.metrics;
     let rules = chosen.rules.iter().map(|rule| Rule {
         metric: exported_name(&rule.metric),
@@ -62,7 +70,7 @@ pub(crate) fn metrics(options: &Options, configuration: &Configuration) -> Arc<M
             })
             .collect(),
     });
-    let settings = metrics::Settings {
+    metrics::Settings {
         namespace: options
             .environment
             .namespace
@@ -77,8 +85,7 @@ pub(crate) fn metrics(options: &Options, configuration: &Configuration) -> Arc<M
         latency_buckets: chosen.latency_buckets.clone(),
         rules: rules.collect(),
         ..metrics::Settings::new(options.app_id.as_str())
-    };
-    Arc::new(Metrics::new(settings))
+    }
 }
 
 /// Rules may name a metric as it is exported, or as Dapr's documentation does.

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::journal::Journal;
 use crate::paths::Paths;
 use crate::registry::{Counter, Expose, Gauge, Histogram, Rule};
@@ -46,6 +48,34 @@ impl Settings {
     }
 }
 
+/// How requests are labelled; may change while the process runs.
+struct Labels {
+    paths: Paths,
+    has_path: bool,
+    exclude_verbs: bool,
+    error_codes: bool,
+}
+
+impl Labels {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            paths: Paths::new(&settings.path_patterns, settings.increased_cardinality),
+            has_path: settings.increased_cardinality || !settings.path_patterns.is_empty(),
+            exclude_verbs: settings.exclude_verbs,
+            error_codes: settings.error_codes,
+        }
+    }
+
+    fn verb<'a>(&self, method: &'a str) -> &'a str {
+        match method {
+            _ if self.exclude_verbs => "",
+            "GET" | "PUT" | "POST" | "PATCH" | "DELETE" | "HEAD" | "OPTIONS" | "CONNECT"
+            | "TRACE" => method,
+            _ => "UNKNOWN",
+        }
+    }
+}
+
 const LATENCY: [f64; 34] = [
     1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0, 16.0, 20.0, 25.0, 30.0, 40.0, 50.0, 65.0, 80.0,
     100.0, 130.0, 160.0, 200.0, 250.0, 300.0, 400.0, 500.0, 650.0, 800.0, 1_000.0, 2_000.0,
@@ -78,13 +108,13 @@ macro_rules! metrics {
             pub settings: Settings,
             /// What happens, one by one, beside the numbers.
             pub journal: Journal,
-            paths: Paths,
+            labels: ArcSwap<Labels>,
             $( $(#[$doc])* pub $field: $kind<$n>, )*
         }
 
         impl Metrics {
             pub fn new(settings: Settings) -> Self {
-                let paths = Paths::new(&settings.path_patterns, settings.increased_cardinality);
+                let labels = ArcSwap::from_pointee(Labels::of(&settings));
                 let latency: Arc<[f64]> = settings.latency_buckets.clone().unwrap_or_else(|| LATENCY.to_vec()).into();
                 let size: Arc<[f64]> = SIZE.into();
                 let seconds: Arc<[f64]> = SECONDS.into();
@@ -93,7 +123,7 @@ macro_rules! metrics {
                 Self {
                     $( $field: metrics!(@new $kind $name [$($label),*] $(($buckets))? $help, settings, bounds), )*
                     journal: Journal::new(),
-                    paths,
+                    labels,
                     settings,
                 }
             }
@@ -219,6 +249,15 @@ impl Metrics {
         out
     }
 
+    /// Labels what is recorded from now on by other rules; series that are there stay. Whether metrics are recorded at
+    /// all, and the buckets, stay as they were.
+    pub fn relabel(&self, settings: &Settings) {
+        for metric in self.each() {
+            metric.relabel(&settings.rules);
+        }
+        self.labels.store(Arc::new(Labels::of(settings)));
+    }
+
     /// A request to our HTTP API has been answered.
     pub fn http_server(
         &self,
@@ -231,12 +270,13 @@ impl Metrics {
         if !self.settings.enabled {
             return;
         }
-        let path = self.paths.of_server(path);
+        let chosen = self.labels.load();
+        let path = chosen.paths.of_server(path);
         let mut number = itoa::Buffer::new();
-        let labels = [self.verb(method), &path, number.format(status)];
+        let labels = [chosen.verb(method), &path, number.format(status)];
         self.http_server_request_count.add(labels, 1);
         self.http_server_latency.observe(labels, millis(elapsed));
-        if self.settings.increased_cardinality || !self.settings.path_patterns.is_empty() {
+        if chosen.has_path {
             self.http_server_response_count.add(labels, 1);
         }
         self.http_server_request_bytes
@@ -257,9 +297,10 @@ impl Metrics {
         if !self.settings.enabled {
             return;
         }
-        let path = self.paths.of_client(path);
+        let chosen = self.labels.load();
+        let path = chosen.paths.of_client(path);
         let mut number = itoa::Buffer::new();
-        let labels = [self.verb(method), &path, number.format(status)];
+        let labels = [chosen.verb(method), &path, number.format(status)];
         self.http_client_sent_bytes
             .observe([labels[0], labels[1], ""], sizes.sent as f64);
         self.http_client_completed_count.add(labels, 1);
@@ -301,18 +342,9 @@ impl Metrics {
             .observe([method, code], millis(elapsed));
     }
 
-    fn verb<'a>(&self, method: &'a str) -> &'a str {
-        match method {
-            _ if self.settings.exclude_verbs => "",
-            "GET" | "PUT" | "POST" | "PATCH" | "DELETE" | "HEAD" | "OPTIONS" | "CONNECT"
-            | "TRACE" => method,
-            _ => "UNKNOWN",
-        }
-    }
-
     /// Counts an error that was told to a caller.
     pub fn error(&self, code: &str, category: &str) {
-        if self.settings.error_codes {
+        if self.labels.load().error_codes {
             self.error_code.add([code, category], 1);
         }
     }

@@ -26,13 +26,17 @@ pub struct Rule {
     pub patterns: Vec<(String, Regex)>,
 }
 
+/// The place of a label, and replacements for its values in order; the first pattern that matches counts.
+type LabelRule = (usize, Vec<(String, Regex)>);
+
 /// One metric with all its series.
 #[derive(Debug)]
 pub(crate) struct Family<M> {
     name: String,
     help: &'static str,
     labels: &'static [&'static str],
-    rules: Vec<(usize, Vec<(String, Regex)>)>,
+    /// Held while a series is looked for by them, so that nothing found by former ones is remembered.
+    rules: RwLock<Vec<LabelRule>>,
     remembered: RwLock<HashMap<Values, Arc<M>>>,
     series: Mutex<BTreeMap<Vec<String>, Arc<M>>>,
 }
@@ -71,23 +75,31 @@ impl<M> Family<M> {
         labels: &'static [&'static str],
         rules: &[Rule],
     ) -> Self {
-        let own = rules.iter().filter(|rule| rule.metric == name);
-        let rules = own
-            .filter_map(|rule| {
-                Some((
-                    labels.iter().position(|label| *label == rule.label)?,
-                    rule.patterns.clone(),
-                ))
-            })
-            .collect();
-        Self {
+        let family = Self {
             name: name.to_owned(),
             help,
             labels,
-            rules,
+            rules: RwLock::default(),
             remembered: RwLock::default(),
             series: Mutex::default(),
-        }
+        };
+        family.relabel(rules);
+        family
+    }
+
+    /// From now on label values follow these rules. Series that are there stay.
+    fn relabel(&self, rules: &[Rule]) {
+        let own = rules.iter().filter(|rule| rule.metric == self.name);
+        let own = own.filter_map(|rule| {
+            let place = self.labels.iter().position(|label| *label == rule.label)?;
+            Some((place, rule.patterns.clone()))
+        });
+        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        *rules = own.collect();
+        self.remembered
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     pub(crate) fn with(&self, values: &[&str], make: impl FnOnce() -> M) -> Arc<M> {
@@ -100,7 +112,8 @@ impl<M> Family<M> {
         }
         drop(remembered);
         let mut named: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
-        for (place, patterns) in &self.rules {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        for (place, patterns) in rules.iter() {
             if let Some(value) = named.get_mut(*place)
                 && let Some((replacement, _)) =
                     patterns.iter().find(|(_, pattern)| pattern.is_match(value))
@@ -349,9 +362,16 @@ impl<const N: usize> Histogram<N> {
 /// Writes itself in the Prometheus text format.
 pub(crate) trait Expose: Send + Sync {
     fn expose(&self, out: &mut String, app_id: &str);
+
+    /// From now on label values follow these rules.
+    fn relabel(&self, rules: &[Rule]);
 }
 
 impl<const N: usize> Expose for Counter<N> {
+    fn relabel(&self, rules: &[Rule]) {
+        self.family.relabel(rules);
+    }
+
     fn expose(&self, out: &mut String, app_id: &str) {
         if self.family.is_empty() {
             return;
@@ -366,6 +386,10 @@ impl<const N: usize> Expose for Counter<N> {
 }
 
 impl<const N: usize> Expose for Gauge<N> {
+    fn relabel(&self, rules: &[Rule]) {
+        self.family.relabel(rules);
+    }
+
     fn expose(&self, out: &mut String, app_id: &str) {
         if self.family.is_empty() {
             return;
@@ -385,6 +409,10 @@ impl<const N: usize> Expose for Gauge<N> {
 }
 
 impl<const N: usize> Expose for Histogram<N> {
+    fn relabel(&self, rules: &[Rule]) {
+        self.family.relabel(rules);
+    }
+
     fn expose(&self, out: &mut String, app_id: &str) {
         if self.family.is_empty() {
             return;
@@ -423,6 +451,24 @@ mod tests {
         let mut out = String::new();
         metric.expose(&mut out, "a");
         out
+    }
+
+    #[test]
+    fn rules_that_change_apply_to_what_is_recorded_from_then_on() {
+        let counter = Counter::new("dapr_x_count", "help", &["k"], &[]);
+        let rule = |replacement: &str| Rule {
+            metric: "dapr_x_count".to_owned(),
+            label: "k".to_owned(),
+            patterns: vec![(replacement.to_owned(), Regex::new("^secret").unwrap())],
+        };
+        counter.add(["secret-1"], 1);
+        counter.relabel(&[rule("hidden")]);
+        counter.add(["secret-1"], 2);
+        counter.relabel(&[]);
+        counter.add(["secret-1"], 4);
+        let text = text(&counter);
+        assert!(text.contains("k=\"secret-1\"} 5\n"), "{text}");
+        assert!(text.contains("k=\"hidden\"} 2\n"), "{text}");
     }
 
     #[test]

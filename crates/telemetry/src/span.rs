@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use outrigger_core::trace::TraceContext;
 use tokio::sync::mpsc;
 
@@ -46,10 +47,10 @@ pub struct Event {
     pub attributes: Vec<(&'static str, String)>,
 }
 
-/// Makes spans.
+/// Makes spans. Clones are one tracer.
 #[derive(Clone, Debug)]
 pub struct Tracer {
-    mode: Mode,
+    mode: Arc<ArcSwap<Mode>>,
 }
 
 #[derive(Clone, Debug)]
@@ -81,13 +82,23 @@ struct Recording {
 
 impl Tracer {
     pub fn off() -> Self {
-        Self { mode: Mode::Off }
+        Self::in_mode(Mode::Off)
     }
 
     pub fn passive() -> Self {
+        Self::in_mode(Mode::Passive)
+    }
+
+    fn in_mode(mode: Mode) -> Self {
         Self {
-            mode: Mode::Passive,
+            mode: Arc::new(ArcSwap::from_pointee(mode)),
         }
+    }
+
+    /// From now on it makes spans as another one does. Those under way end as they began; the queue of an active one
+    /// closes with the last of them.
+    pub fn become_like(&self, other: &Self) {
+        self.mode.store(other.mode.load_full());
     }
 
     /// Samples this share of the traces that begin here; others follow their parent. Returns the queue to export from.
@@ -98,23 +109,19 @@ impl Tracer {
         } else {
             (rate.max(0.0) * (u64::MAX as f64)) as u64
         };
-        (
-            Self {
-                mode: Mode::Active(Arc::new(Active {
-                    threshold,
-                    finished,
-                })),
-            },
-            queue,
-        )
+        let active = Active {
+            threshold,
+            finished,
+        };
+        (Self::in_mode(Mode::Active(Arc::new(active))), queue)
     }
 
     pub fn is_on(&self) -> bool {
-        !matches!(self.mode, Mode::Off)
+        !matches!(**self.mode.load(), Mode::Off)
     }
 
     pub fn is_active(&self) -> bool {
-        matches!(self.mode, Mode::Active(_))
+        matches!(**self.mode.load(), Mode::Active(_))
     }
 
     /// Begins a span below `parent`, or a trace of its own. `name` is asked for only if the span is recorded.
@@ -124,7 +131,8 @@ impl Tracer {
         kind: Kind,
         name: impl FnOnce() -> String,
     ) -> Span {
-        let Mode::Active(active) = &self.mode else {
+        let mode = self.mode.load();
+        let Mode::Active(active) = &**mode else {
             return Span {
                 context: parent.cloned().unwrap_or_default(),
                 recording: None,
@@ -296,6 +304,21 @@ mod tests {
         assert!(
             !tracer.start(None, Kind::Server, String::new).is_recording(),
             "nothing that begins here is sampled"
+        );
+    }
+
+    #[test]
+    fn a_tracer_that_changes_ends_spans_as_they_began() {
+        let (tracer, mut queue) = Tracer::active(1.0);
+        let held = tracer.clone();
+        let span = held.start(None, Kind::Server, || "x".into());
+        tracer.become_like(&Tracer::off());
+        assert!(!held.is_on());
+        span.finish();
+        assert!(queue.try_recv().is_ok());
+        assert_eq!(
+            queue.try_recv().unwrap_err(),
+            mpsc::error::TryRecvError::Disconnected
         );
     }
 

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use outrigger_blocks::fields::{CALLER_APP_ID, TRACE_PARENT};
@@ -56,7 +57,8 @@ impl Access {
 /// Answers other sidecars.
 pub struct PeerServer {
     pub invoke: Arc<Invoke>,
-    pub access: Access,
+    /// May change while calls are served.
+    pub access: Arc<ArcSwap<Access>>,
     /// The app speaks HTTP, so that its verbs count.
     pub app_is_http: bool,
     pub tracer: Tracer,
@@ -213,7 +215,11 @@ impl PeerServer {
         let verb = verb
             .filter(|_| self.app_is_http)
             .map_or("NONE", Method::as_str);
-        match self.access.check(&self.invoke.metrics, &method, verb) {
+        match self
+            .access
+            .load()
+            .check(&self.invoke.metrics, &method, verb)
+        {
             Ok(()) => Ok(method),
             Err(reason) => Err(Status::new(GrpcCode::PermissionDenied, reason)),
         }

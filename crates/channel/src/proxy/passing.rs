@@ -246,7 +246,7 @@ impl Passing<'_> {
         self.proxy.stamp(&mut headers, id);
         if let Some(trace) = self.trace {
             add_trace(&mut headers, trace);
-        } else if self.proxy.traced && !headers.contains_key(TRACE_PARENT) {
+        } else if self.proxy.tracer.is_on() && !headers.contains_key(TRACE_PARENT) {
             add_trace(&mut headers, &TraceContext::default());
         }
         Ok(headers)

@@ -1,15 +1,17 @@
 //! HTTPEndpoint resources: clients for external servers, with secrets where they need some.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use outrigger_blocks::invoke::{Call, CallFailure, EndpointClient, Reply};
 use outrigger_blocks::metadata::Resources;
 use outrigger_channel::endpoints::{Endpoint, Endpoints};
-use outrigger_config::HttpEndpointResource;
-use outrigger_config::resolve::{ResolvedEndpoint, Secrets, resolve_endpoint, secrets_of_endpoint};
+use outrigger_config::resolve::{
+    FetchedSecrets, ResolvedEndpoint, SecretRequest, Secrets, resolve_endpoint, secrets_of_endpoint,
+};
+use outrigger_config::{Fingerprint, HttpEndpointResource};
 use outrigger_lifecycle::Scope;
 use outrigger_lifecycle::connection::Failure;
 use outrigger_telemetry::Metrics;
@@ -21,11 +23,18 @@ use super::{SCOPE, Shared, secrets};
 /// The endpoints as they are now.
 pub(crate) struct ExternalEndpoints {
     metrics: Arc<Metrics>,
-    known: Mutex<HashMap<String, Endpoint>>,
+    present: Mutex<Present>,
     current: ArcSwap<Endpoints>,
     /// Every accepted endpoint and every resiliency resource, ready or not.
     names: ArcSwap<(Vec<String>, Vec<String>)>,
-    waiting: Mutex<Option<Scope>>,
+}
+
+/// Endpoints by name, with the definitions that they were made of.
+#[derive(Default)]
+struct Present {
+    ready: HashMap<String, (Fingerprint, Endpoint)>,
+    /// Those whose secrets are not there yet. What is ready under the same name serves on.
+    waiting: HashMap<String, (Fingerprint, Scope)>,
 }
 
 impl ExternalEndpoints {
@@ -33,14 +42,14 @@ impl ExternalEndpoints {
         let none = Endpoints::new(HashMap::new(), metrics.clone());
         Self {
             metrics,
-            known: Mutex::default(),
+            present: Mutex::default(),
             current: ArcSwap::from_pointee(none),
             names: ArcSwap::default(),
-            waiting: Mutex::default(),
         }
     }
 
-    /// Takes over what resources say now. Endpoints whose secrets have to be asked for come in when they are there.
+    /// Takes over what resources say now. What has not changed is not touched; what has changed takes the place of what was
+    /// there when its secrets have been fetched.
     pub(crate) fn apply(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
@@ -48,69 +57,82 @@ impl ExternalEndpoints {
         resiliencies: Vec<String>,
         scope: &Scope,
     ) {
-        let names = endpoints
+        let names: Vec<String> = endpoints
             .iter()
             .map(|endpoint| endpoint.name.clone())
             .collect();
+        let changed: Vec<&HttpEndpointResource> = {
+            let mut present = self.present();
+            let before = present.ready.len();
+            present.ready.retain(|name, _| names.contains(name));
+            let are_gone = present.ready.len() < before;
+            let Present { ready, waiting } = &mut *present;
+            waiting.retain(|name, (fingerprint, scope)| {
+                let is_wanted = endpoints
+                    .iter()
+                    .any(|one| one.name == *name && one.fingerprint == *fingerprint);
+                if !is_wanted {
+                    scope.cancel();
+                }
+                is_wanted
+            });
+            let is_known = |one: &HttpEndpointResource| {
+                waiting.contains_key(&one.name)
+                    || ready
+                        .get(&one.name)
+                        .is_some_and(|(fingerprint, _)| *fingerprint == one.fingerprint)
+            };
+            let changed = endpoints.iter().filter(|one| !is_known(one)).collect();
+            if are_gone {
+                self.publish(&present);
+            }
+            changed
+        };
         self.names.store(Arc::new((names, resiliencies)));
-        let before = self
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(scope.child());
-        if let Some(before) = before {
-            before.cancel();
-        }
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-        let waiting = self
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        for resource in endpoints {
+        for resource in changed {
             let requests = secrets_of_endpoint(resource, &shared.context);
             if requests.is_empty() {
-                self.add(
-                    shared,
-                    resource,
-                    &outrigger_config::resolve::FetchedSecrets::default(),
-                );
-                continue;
-            }
-            let (me, shared, resource) = (self.clone(), shared.clone(), resource.clone());
-            if let Some(scope) = &waiting {
-                scope.spawn("http_endpoint", |stop| async move {
-                    let fetching = async {
-                        loop {
-                            secrets::requests_ready(&shared.registry, &requests).await;
-                            match secrets::fetch(&shared.registry, &requests).await {
-                                Ok(fetched) => return fetched,
-                                Err(Failure { message, .. }) => {
-                                    warn!(target: SCOPE, endpoint = resource.name, err = message, "HTTP endpoint waits for its secrets");
-                                    tokio::time::sleep(shared.timing.slow.base).await;
-                                }
-                            }
-                        }
-                    };
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        fetched = fetching => me.add(&shared, &resource, &fetched),
-                    }
-                });
+                self.add(shared, resource, &FetchedSecrets::default());
+            } else {
+                self.await_secrets(shared, resource, requests, scope);
             }
         }
-        self.publish();
     }
 
-    fn add(
-        &self,
-        shared: &Shared,
+    fn await_secrets(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
         resource: &HttpEndpointResource,
-        fetched: &outrigger_config::resolve::FetchedSecrets,
+        requests: Vec<SecretRequest>,
+        scope: &Scope,
     ) {
+        let scope = scope.child();
+        self.present()
+            .waiting
+            .insert(resource.name.clone(), (resource.fingerprint, scope.clone()));
+        let (me, shared, resource) = (self.clone(), shared.clone(), resource.clone());
+        scope.spawn("http_endpoint", |stop| async move {
+            let fetching = async {
+                loop {
+                    secrets::requests_ready(&shared.registry, &requests).await;
+                    match secrets::fetch(&shared.registry, &requests).await {
+                        Ok(fetched) => return fetched,
+                        Err(Failure { message, .. }) => {
+                            warn!(target: SCOPE, endpoint = resource.name, err = message, "HTTP endpoint waits for its secrets");
+                            tokio::time::sleep(shared.timing.slow.base).await;
+                        }
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                fetched = fetching => me.add(&shared, &resource, &fetched),
+            }
+        });
+    }
+
+    fn add(&self, shared: &Shared, resource: &HttpEndpointResource, fetched: &FetchedSecrets) {
         let lookup = shared.lookup();
         let resolved = resolve_endpoint(
             resource,
@@ -119,29 +141,34 @@ impl ExternalEndpoints {
             Secrets::Fetched(fetched),
         )
         .map_err(|why| why.reason());
-        match resolved.and_then(|resolved| endpoint(resource, resolved)) {
+        let made = resolved.and_then(|resolved| endpoint(resource, resolved));
+        let mut present = self.present();
+        present.waiting.remove(&resource.name);
+        match made {
             Ok(endpoint) => {
                 info!(target: SCOPE, "HTTP Endpoint loaded: {}", resource.name);
-                self.known
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(resource.name.clone(), endpoint);
-                self.publish();
+                let ready = (resource.fingerprint, endpoint);
+                present.ready.insert(resource.name.clone(), ready);
+                self.publish(&present);
             }
             Err(reason) => {
-                warn!(target: SCOPE, endpoint = resource.name, err = reason, "HTTP endpoint cannot be used")
+                let is_there = present.ready.contains_key(&resource.name);
+                warn!(target: SCOPE, endpoint = resource.name, err = reason, last_good_in_force = is_there, "HTTP endpoint cannot be used")
             }
         }
     }
 
-    fn publish(&self) {
-        let known = self
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+    fn publish(&self, present: &Present) {
+        let ready = present.ready.iter();
+        let named = ready
+            .map(|(name, (_, endpoint))| (name.clone(), endpoint.clone()))
+            .collect();
         self.current
-            .store(Arc::new(Endpoints::new(known, self.metrics.clone())));
+            .store(Arc::new(Endpoints::new(named, self.metrics.clone())));
+    }
+
+    fn present(&self) -> MutexGuard<'_, Present> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

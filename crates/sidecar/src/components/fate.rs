@@ -5,6 +5,9 @@
 use std::collections::HashMap;
 
 use outrigger_component_api::Kind;
+use outrigger_config::ResourceKind;
+
+use crate::faults::Faults;
 
 /// A component that runs.
 #[derive(Clone, Copy, Debug)]
@@ -16,14 +19,13 @@ pub(crate) struct Known<'a> {
 }
 
 /// What was read, as far as components are concerned.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Read<'a> {
     /// Those that can be had, by name.
     pub accepted: HashMap<&'a str, Kind>,
-    /// Those that cannot, by name, with the reason and its place.
+    /// Those that could be read and cannot be had, by name, with the reason.
     pub refused: HashMap<&'a str, String>,
-    /// Files of which not everything could be read, with the reason and its place.
-    pub broken: HashMap<&'a str, String>,
+    pub faults: &'a Faults,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,11 +47,13 @@ impl Read<'_> {
             Some(_) => return Fate::Gone,
             None => {}
         }
-        if let Some(reason) = self.refused.get(known.name) {
-            return Fate::Refused(reason.clone());
+        let refused = self.refused.get(known.name).map(String::as_str);
+        let refused = refused.or_else(|| self.faults.of_name(ResourceKind::Component, known.name));
+        if let Some(reason) = refused {
+            return Fate::Refused(reason.to_owned());
         }
-        match self.broken.get(known.file) {
-            Some(reason) => Fate::Unreadable(reason.clone()),
+        match self.faults.of_file(known.file) {
+            Some(reason) => Fate::Unreadable(reason.to_owned()),
             None => Fate::Gone,
         }
     }
@@ -58,6 +62,7 @@ impl Read<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use outrigger_config::Loaded;
 
     const KNOWN: Known<'_> = Known {
         name: "a",
@@ -65,43 +70,40 @@ mod tests {
         file: "a.yaml",
     };
 
-    fn read<'a>(accepted: &[(&'a str, Kind)], refused: &[&'a str], broken: &[&'a str]) -> Read<'a> {
-        let reasons = |names: &[&'a str]| {
-            let reason = |name: &&'a str| (*name, format!("{name} is wrong"));
-            names.iter().map(reason).collect()
-        };
-        Read {
+    fn fate(accepted: &[(&str, Kind)], refused: &[&str], broken: &[&str]) -> Fate {
+        let loaded = Loaded::default();
+        let broken = broken.iter();
+        let broken: Vec<(String, String)> = broken
+            .map(|file| ((*file).to_owned(), "is wrong".to_owned()))
+            .collect();
+        let faults = Faults::of(&loaded, &broken);
+        let refused = refused.iter();
+        let read = Read {
             accepted: accepted.iter().copied().collect(),
-            refused: reasons(refused),
-            broken: reasons(broken),
-        }
+            refused: refused.map(|name| (*name, "is wrong".to_owned())).collect(),
+            faults: &faults,
+        };
+        read.fate(KNOWN)
     }
 
     #[test]
     fn a_definition_of_the_same_kind_is_a_change_and_one_of_another_kind_an_end() {
-        let same = read(&[("a", Kind::State)], &[], &[]);
-        assert_eq!(same.fate(KNOWN), Fate::Stays);
-        let other = read(&[("a", Kind::PubSub)], &[], &[]);
-        assert_eq!(other.fate(KNOWN), Fate::Gone);
-        assert_eq!(
-            read(&[("b", Kind::State)], &[], &[]).fate(KNOWN),
-            Fate::Gone
-        );
+        assert_eq!(fate(&[("a", Kind::State)], &[], &[]), Fate::Stays);
+        assert_eq!(fate(&[("a", Kind::PubSub)], &[], &[]), Fate::Gone);
+        assert_eq!(fate(&[("b", Kind::State)], &[], &[]), Fate::Gone);
     }
 
     #[test]
     fn what_cannot_be_used_changes_nothing() {
-        let refused = read(&[], &["a"], &[]);
-        assert_eq!(refused.fate(KNOWN), Fate::Refused("a is wrong".into()));
-        let broken = read(&[], &["b"], &["a.yaml"]);
-        let reason = "a.yaml is wrong".to_owned();
-        assert_eq!(broken.fate(KNOWN), Fate::Unreadable(reason));
-        assert_eq!(read(&[], &[], &["b.yaml"]).fate(KNOWN), Fate::Gone);
+        assert_eq!(fate(&[], &["a"], &[]), Fate::Refused("is wrong".into()));
+        let reason = "is wrong (a.yaml)".to_owned();
+        assert_eq!(fate(&[], &["b"], &["a.yaml"]), Fate::Unreadable(reason));
+        assert_eq!(fate(&[], &[], &["b.yaml"]), Fate::Gone);
     }
 
     #[test]
     fn of_two_definitions_the_good_one_counts() {
-        let moved = read(&[("a", Kind::State)], &["a"], &["a.yaml"]);
-        assert_eq!(moved.fate(KNOWN), Fate::Stays);
+        let moved = fate(&[("a", Kind::State)], &["a"], &["a.yaml"]);
+        assert_eq!(moved, Fate::Stays);
     }
 }

@@ -29,6 +29,7 @@ use outrigger_telemetry::Metrics;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tracing::{error, info, warn};
 
+use crate::faults::{Faults, is_nameless};
 pub(crate) use endpoints::ExternalEndpoints;
 use fate::{Fate, Known, Read};
 pub(crate) use names::Names;
@@ -129,7 +130,7 @@ struct Running {
 }
 
 /// Tells a supervisor what its component is to be from now on.
-trait Steer: Send {
+trait Steer: Send + Sync {
     fn define(&self, component: &Accepted<'_>);
 
     fn refuse(&self, failure: Failure);
@@ -163,6 +164,7 @@ impl Components {
         &mut self,
         loaded: &Loaded,
         unreadable: &[(String, String)],
+        faults: &Faults,
         configuration: &Configuration,
     ) {
         let shared = self.shared.clone();
@@ -210,7 +212,21 @@ impl Components {
                 }
             }
         }
-        let read = read(loaded, unreadable, &accepted, &rejected);
+        let names = loaded.components.iter().map(|one| one.name.as_str());
+        let reasons = |name: &str| {
+            let own = rejected.iter().find(|one| one.name == name);
+            own.map(|one| one.reason.clone())
+        };
+        let read = Read {
+            accepted: accepted
+                .iter()
+                .map(|one| (one.resource.name.as_str(), one.entry.kind))
+                .collect(),
+            refused: names
+                .filter_map(|name| Some((name, reasons(name)?)))
+                .collect(),
+            faults,
+        };
 
         let mut starting = Vec::new();
         let mut table = Table::default();
@@ -406,61 +422,6 @@ impl Running {
 
 fn is_required(resource: &ComponentResource) -> bool {
     resource.annotation("required") == Some("true")
-}
-
-/// What concerns components in what was read.
-fn read<'a>(
-    loaded: &'a Loaded,
-    unreadable: &'a [(String, String)],
-    accepted: &[Accepted<'a>],
-    rejected: &[Rejected],
-) -> Read<'a> {
-    let mut read = Read::default();
-    for component in accepted {
-        let name = component.resource.name.as_str();
-        read.accepted.insert(name, component.entry.kind);
-    }
-    for resource in &loaded.components {
-        let name = resource.name.as_str();
-        let own = rejected.iter().find(|rejected| rejected.name == name);
-        if let Some(rejected) = own {
-            read.refused.insert(name, rejected.reason.clone());
-        }
-    }
-    for one in &loaded.rejected {
-        let reason = format!("{} ({})", one.reason, one.place);
-        match one.kind {
-            ResourceKind::Component if !is_nameless(one) => {
-                read.refused.entry(&one.name).or_insert(reason)
-            }
-            ResourceKind::Component | ResourceKind::Unknown => {
-                read.broken.entry(&one.place.file).or_insert(reason)
-            }
-            _ => continue,
-        };
-    }
-    for (file, reason) in unreadable {
-        let reason = format!("{reason} ({file})");
-        read.broken.entry(file).or_insert(reason);
-    }
-    // A document that is not even a kind of ours any more.
-    let odd = loaded
-        .diagnostics
-        .iter()
-        .filter(|told| told.code == "CFG-KIND");
-    for told in odd {
-        let reason = format!("{} ({})", told.summary(), told.place);
-        read.broken.entry(&told.place.file).or_insert(reason);
-    }
-    read
-}
-
-/// Whether a document is named by its file and line, for want of a name.
-fn is_nameless(one: &outrigger_config::Rejected) -> bool {
-    let parts = one.name.rsplit_once(':');
-    parts.is_some_and(|(file, line)| {
-        one.place.file.ends_with(file) && line.bytes().all(|byte| byte.is_ascii_digit())
-    })
 }
 
 /// What is rejected before its type is looked at, but for those whose last good definition runs on.
