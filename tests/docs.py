@@ -44,7 +44,7 @@ def flags():
     for whose, name, default, meaning, more in row.findall(text):
         if ".hidden()" not in more:
             instead = re.search(r'\.deprecated\("([^"]*)"\)', more)
-            found.append((name, default, meaning, whose == "ours", instead and instead[1]))
+            found.append((name, default, meaning.replace('\\"', '"'), whose == "ours", instead and instead[1]))
     return found
 
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use outrigger_core::Metadata;
 use outrigger_core::json::{Numbers, Style, Value, encode};
+use outrigger_core::shown::shown;
 use outrigger_lifecycle::connection::Status;
 use outrigger_lifecycle::phase::Phase;
 use outrigger_lifecycle::{Clock, Moment, gate};
@@ -198,7 +199,7 @@ impl MetadataApi {
                 ("type", Value::string(rejected.type_name.as_str())),
                 ("state", Value::string("rejected")),
                 ("class", Value::string("CONFIG")),
-                ("message", Value::string(rejected.reason.as_str())),
+                ("message", Value::String(shown(&rejected.reason))),
             ])
         });
         let all = Value::Array(known.chain(rejected).collect());
@@ -215,7 +216,7 @@ fn trouble(status: &Status, now: Moment) -> Vec<(&'static str, Value)> {
     let mut members = Vec::new();
     if let Some(failure) = &status.failure {
         members.push(("class", Value::string(failure.class.name())));
-        members.push(("message", Value::string(failure.message.as_str())));
+        members.push(("message", Value::String(shown(&failure.message))));
     }
     if let Some(at) = status.next_attempt {
         members.push(("nextRetryMs", millis(at.since(now))));
@@ -230,7 +231,7 @@ fn subscription_state(listed: &Listed) -> Value {
         ("attempt", Value::integer(listed.status.attempt)),
     ];
     if let Some(error) = &listed.status.error {
-        members.push(("error", Value::string(error.as_str())));
+        members.push(("error", Value::String(shown(error))));
     }
     object(members)
 }

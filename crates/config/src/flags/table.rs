@@ -354,6 +354,10 @@ fn webhook(value: &str, slot: &mut Option<String>) -> Accepted {
     if !value.is_empty() && rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
         return Err("an http:// or https:// URL");
     }
+    let authority = rest.and_then(|rest| rest.split(['/', '?']).next());
+    if authority.is_some_and(|authority| authority.contains('@')) {
+        return Err("a URL without user and password");
+    }
     optional(value, slot)
 }
 

@@ -189,6 +189,10 @@ fn times_and_paths_that_cannot_all_hold_are_refused_by_name() {
         ("--drain-accept-window=-1s", "not negative"),
         ("--poison-crash-limit=-1", "not negative"),
         ("--lifecycle-webhook-url=ftp://host", "http:// or https://"),
+        (
+            "--lifecycle-webhook-url=http://u:p@host/x",
+            "without user and password",
+        ),
         ("--prestop-on-public-port", "--dapr-public-port"),
     ] {
         let (code, text) = refused(&format!("--app-id a {arguments}"));

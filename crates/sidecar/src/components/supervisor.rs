@@ -27,6 +27,11 @@ use tracing::{debug, error, info, warn};
 use super::recipe::Recipe;
 use super::{SCOPE, Shared};
 
+mod driver;
+mod telling;
+
+use driver::*;
+
 /// For an instance to let go.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// For calls and deliveries on an instance that makes way.
@@ -486,64 +491,6 @@ impl<T: Component + ?Sized> Supervisor<T> {
         }
     }
 
-    fn count_attempt(&self, is_success: bool) {
-        let result = if is_success { "success" } else { "failure" };
-        let attempts = &self.shared.metrics.component_attempts;
-        attempts.add([self.name(), result], 1);
-    }
-
-    fn count_failure(&self, info: &Info, failure: &Failure) {
-        let reason = if failure.class == Class::Config {
-            "config"
-        } else {
-            "init"
-        };
-        self.shared
-            .metrics
-            .component_init_fail
-            .add([info.type_name.as_str(), reason, self.name()], 1);
-    }
-
-    /// A definition is ready for the first time.
-    fn loaded(&self) {
-        let info = &self.serving.info;
-        // Dapr does not count name resolution among the components.
-        if info.kind != Kind::Names {
-            let metrics = &self.shared.metrics;
-            metrics.component_init.add([info.type_name.as_str()], 1);
-            metrics.component_loaded.add([], 1);
-        }
-        let (component, component_type) = (info.name.as_str(), info.full_type());
-        info!(target: SCOPE, component, component_type, event = "component_state", to = "ready", "Component loaded: {component} ({component_type})");
-    }
-
-    /// Whoever waits for the same server, or for this store, need not wait any longer.
-    fn spread(&self) {
-        if let Some(server) = self.serving.recipe.server() {
-            self.shared.neighbours.send(News::Server(server)).ok();
-        }
-        if self.handle.kind == Kind::Secrets {
-            let store = News::Store(self.name().to_owned());
-            self.shared.neighbours.send(store).ok();
-        }
-    }
-
-    /// Its values were judged without an attempt.
-    fn faulty(&self, info: &Info, fault: &Failure) {
-        self.count_failure(info, fault);
-        self.give_up(info, fault);
-    }
-
-    /// As Dapr does, if that is wanted: the process ends.
-    fn give_up(&self, info: &Info, failure: &Failure) {
-        self.shared.give_up(
-            info.name.as_str(),
-            &info.full_type(),
-            info.optional,
-            &failure.message,
-        );
-    }
-
     /// Gives the machines an event, does what they ask for, shows what is then.
     fn event(&mut self, event: Event) {
         let before = self.both.serving().status().state;
@@ -582,66 +529,6 @@ impl<T: Component + ?Sized> Supervisor<T> {
             .component_waiters
             .set([self.name()], self.handle.waiters() as f64);
         self.show();
-    }
-
-    fn show(&self) {
-        let pending = self.both.heir().map(|status| Pending {
-            full_type: self
-                .heir
-                .as_ref()
-                .map(|heir| heir.info.full_type())
-                .unwrap_or_default(),
-            status: status.clone(),
-        });
-        let was_pending = self.handle.pending().is_some();
-        if pending.is_some() || was_pending {
-            self.shared
-                .metrics
-                .component_revision_pending
-                .set([self.name()], f64::from(u8::from(pending.is_some())));
-        }
-        self.handle.show_pending(pending);
-        self.handle.show(self.both.serving().status().clone());
-    }
-
-    /// Tells of the change, and of the calls that were refused while it was away.
-    fn journal(&self, status: &Status) {
-        let refused = (status.state == State::Ready).then(|| self.handle.take_refused());
-        // What once failed is no reason for what is ready or under way.
-        let failure = match status.state {
-            State::Unavailable | State::Rejected | State::Pending => status.failure.as_ref(),
-            State::Connecting | State::Ready | State::Closing => None,
-        };
-        let told = journal::Told {
-            cause: failure.map(|failure| failure.message.as_str()),
-            class: failure.map(|failure| failure.class.name()),
-            refused: refused.filter(|count| *count > 0),
-        };
-        let journal = &self.shared.metrics.journal;
-        journal.change(
-            journal::Kind::Component,
-            self.name(),
-            status.state.name(),
-            told,
-        );
-    }
-
-    /// Seconds without the component, by the obstacle that stood in the way.
-    fn count_outage(&mut self, state: State) {
-        if state == State::Ready {
-            if let Some(since) = self.down_since.take() {
-                let class = self
-                    .handle
-                    .failure()
-                    .map_or("TRANSIENT", |failure| failure.class.name());
-                self.shared
-                    .metrics
-                    .component_unavailable_seconds
-                    .add([self.name(), class], since.elapsed().as_secs());
-            }
-        } else {
-            self.down_since.get_or_insert_with(Instant::now);
-        }
     }
 
     fn act(&mut self, action: Action) {
@@ -846,82 +733,6 @@ impl<T: Component + ?Sized> Supervisor<T> {
             close(&name, instance).await;
         });
     }
-
-    fn tell(&self, told: Told) {
-        let info = &self.serving.info;
-        let (component, component_type) = (info.name.as_str(), info.full_type());
-        match told {
-            // That it was loaded has been told.
-            Told::Connected { outage: None, .. } => {}
-            Told::Connected {
-                attempt,
-                outage: Some(outage),
-            } => {
-                info!(target: SCOPE, component, component_type, event = "component_state", to = "ready", attempt, outage_ms = millis(outage), "component is ready again");
-            }
-            Told::Failing {
-                failure,
-                attempt,
-                elapsed,
-                next,
-            } => {
-                warn!(
-                    target: SCOPE,
-                    component,
-                    component_type,
-                    event = "component_state",
-                    to = "unavailable",
-                    class = failure.class.name(),
-                    err = failure.message,
-                    attempt,
-                    outage_ms = millis(elapsed),
-                    next_retry_ms = millis(next),
-                    "component is unavailable, trying again"
-                );
-            }
-            Told::Lost { failure } => {
-                warn!(target: SCOPE, component, component_type, event = "component_state", from = "ready", to = "unavailable", class = failure.class.name(), err = failure.message, "component lost its connection");
-            }
-            Told::Rejected { failure } => {
-                error!(target: SCOPE, component, component_type, event = "component_state", to = "rejected", class = failure.class.name(), err = failure.message, "component rejected");
-            }
-        }
-    }
-}
-
-impl<T: ?Sized> Supervisor<T> {
-    /// What keeps a changed definition from its turn. The one that serves is not concerned.
-    fn tell_heir(&self, told: Told) {
-        let component = self.handle.name.as_str();
-        let heir = self.heir.as_ref();
-        let component_type = heir.map(|heir| heir.info.full_type()).unwrap_or_default();
-        match told {
-            Told::Failing {
-                failure,
-                attempt,
-                elapsed,
-                next,
-            } => {
-                warn!(
-                    target: SCOPE,
-                    component,
-                    component_type,
-                    event = "component_revision",
-                    to = "unavailable",
-                    class = failure.class.name(),
-                    err = failure.message,
-                    attempt,
-                    outage_ms = millis(elapsed),
-                    next_retry_ms = millis(next),
-                    "the changed definition cannot be used yet, trying again; the old one serves on"
-                );
-            }
-            Told::Rejected { failure } => {
-                warn!(target: SCOPE, component, component_type, event = "component_revision", to = "rejected", class = failure.class.name(), err = failure.message, "the changed definition is rejected; the old one serves on");
-            }
-            Told::Connected { .. } | Told::Lost { .. } => {}
-        }
-    }
 }
 
 fn timing<T: ?Sized>(shared: &Shared, definition: &Definition<T>) -> Timing {
@@ -929,105 +740,6 @@ fn timing<T: ?Sized>(shared: &Shared, definition: &Definition<T>) -> Timing {
         attempt: definition.attempt.unwrap_or(shared.timing.attempt),
         ..shared.timing
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Never completes where there is nothing to wait for.
-async fn dependencies<T: ?Sized + 'static>(definition: Option<&Definition<T>>) {
-    match definition {
-        Some(definition) => definition.recipe.dependencies().await,
-        None => std::future::pending().await,
-    }
-}
-
-type Caught<R> = Result<Result<R, Failure>, Box<dyn std::any::Any + Send>>;
-
-/// What an attempt came to within its time.
-async fn bounded<R>(
-    limit: Duration,
-    attempt: impl Future<Output = Caught<R>>,
-) -> Result<R, Failure> {
-    match tokio::time::timeout(limit, attempt).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(panic)) => Err(Failure::new(Class::Panic, panic_text(&*panic))),
-        Err(_) => Err(Failure::new(
-            Class::Timeout,
-            format!("no connection within {} seconds", limit.as_secs_f64()),
-        )),
-    }
-}
-
-/// Closes an instance, within a limit.
-async fn close<T: Component + ?Sized>(component: &str, instance: Connected<T>) {
-    let closing = AssertUnwindSafe(instance.driver.close()).catch_unwind();
-    if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
-        debug!(target: SCOPE, component, "the old connection did not close in time and is left behind");
-    }
-    instance.scope.cancel();
-}
-
-/// Settings, connection, first ping.
-async fn open<T: Component + ?Sized>(
-    recipe: &dyn Recipe<T>,
-    handle: &Handle<T>,
-    scope: Scope,
-) -> Result<Connected<T>, Failure> {
-    let (opener, about) = recipe.settle().await?;
-    let (report, losses) = mpsc::channel(1);
-    let driver = opener(Open {
-        scope: scope.clone(),
-        loss: Loss::new(report),
-    })
-    .await
-    .map_err(ComponentError::into_failure)?;
-    if let Err(error) = ping(&*driver, handle).await {
-        tokio::time::timeout(CLOSE_LIMIT, driver.close()).await.ok();
-        return Err(error.into_failure());
-    }
-    Ok(Connected {
-        driver,
-        about: Arc::new(about),
-        scope,
-        losses,
-        in_use: None,
-    })
-}
-
-/// A driver without a ping is believed to be well.
-async fn ping<T: Component + ?Sized>(driver: &T, handle: &Handle<T>) -> Result<(), ComponentError> {
-    let outcome = driver.ping().await;
-    let has_ping = !matches!(&outcome, Err(error) if error.kind == ErrorKind::Unsupported);
-    handle.proofs.set_has_ping(has_ping);
-    if has_ping { outcome } else { Ok(()) }
-}
-
-async fn lost<T: ?Sized>(instance: Option<&mut Connected<T>>) -> Option<ComponentError> {
-    match instance {
-        Some(instance) => match instance.losses.recv().await {
-            Some(error) => Some(error),
-            // A driver that cannot report any more has nothing to report.
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
-}
-
-async fn working<R>(work: &mut Working<R>) -> R {
-    match work {
-        Some(work) => work.await,
-        None => std::future::pending().await,
-    }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("the component panicked: {}", text.unwrap_or_default())
 }
 
 /// So that neighbours can be told before anybody listens.

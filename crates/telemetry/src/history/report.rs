@@ -144,7 +144,9 @@ impl Report {
     /// As the API gives it.
     pub fn value(&self, app_id: &str, now: SystemTime, limit: usize) -> Value {
         let skip = self.changes.len().saturating_sub(limit);
-        let from = self.changes.get(skip).map_or(now, |change| change.at);
+        let begins = self.changes.first().map(|change| change.at);
+        let first_outage = self.outages.first().map(|outage| outage.from);
+        let from = begins.into_iter().chain(first_outage).min().unwrap_or(now);
         let skipped_outages = self.outages.len().saturating_sub(limit);
         Value::object([
             ("appId", Value::string(app_id)),

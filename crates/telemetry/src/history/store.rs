@@ -215,7 +215,26 @@ impl Keeper {
         self.is_failing = is_failing;
     }
 
+    /// A file that somebody has taken away is begun anew; what is written into it afterwards nobody could find.
+    fn find_again(&mut self) -> io::Result<()> {
+        if self.reader.newest.exists() {
+            return Ok(());
+        }
+        if let Some(folder) = self.reader.newest.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        self.file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(&self.reader.newest)?;
+        self.file.try_lock().ok();
+        tracing::warn!(target: "dapr.runtime", file = %self.reader.newest.display(), "the history was taken away, a new one is begun");
+        Ok(())
+    }
+
     fn append(&mut self, change: &Change) -> io::Result<()> {
+        self.find_again()?;
         if self.file.metadata()?.len() >= MOST {
             self.next_file()?;
         }
@@ -371,6 +390,18 @@ mod tests {
                 pair("lost", "running")
             ]
         );
+        std::fs::remove_dir_all(&folder).ok();
+    }
+
+    #[test]
+    fn a_folder_that_is_taken_away_is_made_again() {
+        let folder = folder("again");
+        let writer = Writer::open(&folder, "orders").unwrap();
+        let reader = writer.reader().clone();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(writer.write(change(7)));
+        writer.close();
+        assert_eq!(reader.changes().unwrap().len(), 1);
         std::fs::remove_dir_all(&folder).ok();
     }
 
