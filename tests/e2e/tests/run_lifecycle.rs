@@ -276,10 +276,11 @@ async fn nothing_that_it_started_survives_the_end() {
             began = Instant::now();
         }
         let ended = unit.process.ended(s(10)).await;
-        let took = began.elapsed();
+        // Without the time that its last lines take; that of A34 is measured in `run_command.rs`.
+        let took = (unit.process.started + ended.took).duration_since(began);
         assert_eq!(ended.code, 1, "it was forced: {}", ended.output);
-        let limit = if stop == "twice" { ms(500) } else { s(3) };
-        assert!(took <= limit, "{stop}: {took:?}");
+        let limit = if stop == "twice" { s(1) } else { s(4) };
+        assert!(took <= limit, "{stop}: {took:?}: {}", ended.output);
         for (name, id) in family {
             assert!(!system::exists(id), "{stop}: {name}{id} is still there");
         }
