@@ -97,6 +97,12 @@ pub fn subscription(pubsub: &str, topic: &str) -> String {
     )
 }
 
+/// The same, and what is given up goes to another topic.
+pub fn with_dead_letters(pubsub: &str, topic: &str, dead_letter_topic: &str) -> String {
+    let text = subscription(pubsub, topic);
+    format!("{text}  deadLetterTopic: {dead_letter_topic}\n")
+}
+
 /// A Configuration by which sidecars that share a file find each other.
 pub fn names_in(file: &std::path::Path) -> String {
     format!(

@@ -2,7 +2,8 @@
 //!
 //! Owns: the built binary ([`binary`]), processes and their output ([`process`]), one sidecar with its ports and its
 //! resources ([`sidecar`]), resources as text ([`component`], [`policies`]), scripted apps ([`app`], [`grpc_app`]) and peers
-//! ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), metrics ([`metrics`]), measured figures ([`figures`]).
+//! ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), metrics ([`metrics`]), measured figures ([`figures`]);
+//! replicas that are restarted in turn ([`rolling`]).
 //! Never: links a part of the sidecar; what is tested is the program that users get.
 //! Start at [`Plan::start`]. A helper that fails panics: it has no caller but a test.
 //! Tests: the files in `tests/`, by subject; rows of `lifecycle.md` §9 carry their numbers.
@@ -25,6 +26,7 @@ pub mod metrics;
 pub mod peers;
 pub mod policies;
 pub mod process;
+pub mod rolling;
 pub mod sidecar;
 
 pub use app::{App, Received, Reply};
