@@ -19,6 +19,14 @@ fn cargo() -> Command {
     // Cargo tells the programs that it starts where it is.
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // What it says of this package is not about others. Build scripts that look at it would run again.
+    let foreign = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "OUT_DIR"].map(str::as_bytes);
+    for (name, _) in std::env::vars_os() {
+        let starts = |prefix: &&[u8]| name.as_encoded_bytes().starts_with(prefix);
+        if foreign.iter().any(starts) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
@@ -36,12 +44,22 @@ pub(crate) fn metadata() -> Result<Value> {
 
 /// Builds `outrigger` with the release profile and returns its path.
 pub(crate) fn build_release() -> Result<PathBuf> {
-    let status = cargo()
-        .args(["build", "--release", "--package=outrigger"])
-        .status()?;
-    ensure!(status.success(), "the release build failed");
+    build("outrigger", true)?;
+    Ok(target_folder()?.join("release/outrigger"))
+}
+
+/// Builds a package's programs.
+pub(crate) fn build(package: &str, release: bool) -> Result<()> {
+    let mut command = cargo();
+    command.args(["build", &format!("--package={package}")]);
+    command.args(release.then_some("--release"));
+    ensure!(command.status()?.success(), "the build failed");
+    Ok(())
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_folder() -> Result<PathBuf> {
     let metadata = metadata()?;
     let folder = metadata.get("target_directory").and_then(Value::as_str);
-    let folder = folder.context("cargo tells no target directory")?;
-    Ok([folder, "release", "outrigger"].iter().collect())
+    Ok(folder.context("cargo tells no target directory")?.into())
 }

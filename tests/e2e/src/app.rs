@@ -162,7 +162,12 @@ struct Desk {
     received: Option<Arc<Mutex<Vec<Received>>>>,
     cuts: Arc<Mutex<Vec<Cut>>>,
     closing: watch::Receiver<bool>,
+    /// How long a connection may be idle.
+    idle: Duration,
 }
+
+/// How long a connection of a forgetful app may be idle.
+const IDLE: Duration = Duration::from_secs(5);
 
 impl App {
     /// An app that answers as told.
@@ -201,7 +206,8 @@ impl App {
         Self::listen(port, Arc::new(script), true).await
     }
 
-    /// An app that does not remember what it was asked, for those that are asked for long.
+    /// An app that does not remember what it was asked, for those that are asked for long. As most servers do, it closes
+    /// connections that are idle.
     ///
     /// # Panics
     /// When the port cannot be had.
@@ -223,6 +229,7 @@ impl App {
             received: remembers.then(|| Arc::clone(&received)),
             cuts: Arc::clone(&cuts),
             closing: closing.subscribe(),
+            idle: if remembers { Duration::MAX } else { IDLE },
         };
         let mut acceptor = JoinSet::new();
         acceptor.spawn(accept(listener, desk));
@@ -335,7 +342,7 @@ async fn serve(stream: TcpStream, mut desk: Desk) -> io::Result<()> {
         let head = tokio::select! {
             biased;
             _ = desk.closing.wait_for(|closing| *closing) => return Ok(()),
-            head = read_head(&mut stream) => head,
+            head = tokio::time::timeout(desk.idle, read_head(&mut stream)) => head?,
         };
         let (line, headers) = head?;
         let mut words = line.split(' ').map(str::to_owned);

@@ -43,7 +43,17 @@ fn build() -> PathBuf {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let profile = if name == "debug" { "dev" } else { &*name };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What Cargo says of this package is not about that one. Build scripts that look at it would run again, and half of
+    // the dependencies with them.
+    let foreign = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "OUT_DIR"].map(str::as_bytes);
+    for (name, _) in std::env::vars_os() {
+        let starts = |prefix: &&[u8]| name.as_encoded_bytes().starts_with(prefix);
+        if foreign.iter().any(starts) {
+            command.env_remove(name);
+        }
+    }
+    let output = command
         .args([
             "build",
             "--quiet",

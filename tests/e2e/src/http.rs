@@ -199,13 +199,21 @@ pub async fn call(port: u16, request: &Request) -> io::Result<Answer> {
 pub struct Pool {
     port: u16,
     idle: Mutex<Vec<Connection>>,
+    /// How many connections may be idle.
+    kept: usize,
 }
 
 impl Pool {
     pub fn to(port: u16) -> Self {
+        Self::keeping(usize::MAX, port)
+    }
+
+    /// A pool that closes connections when so many others are idle.
+    pub fn keeping(kept: usize, port: u16) -> Self {
         Self {
             port,
             idle: Mutex::default(),
+            kept,
         }
     }
 
@@ -219,9 +227,11 @@ impl Pool {
                 None => Connection::open(self.port).await?,
             };
             let answer = connection.send(request).await?;
-            if answer.header("connection") != Some("close") {
-                self.lock().push(connection);
+            let mut idle = self.lock();
+            if answer.header("connection") != Some("close") && idle.len() < self.kept {
+                idle.push(connection);
             }
+            drop(idle);
             Ok(answer)
         };
         tokio::time::timeout(PATIENCE, talk).await?

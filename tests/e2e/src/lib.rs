@@ -4,7 +4,7 @@
 //! resources ([`sidecar`]), one with an app as a unit ([`unit`]), what the kernel says of processes, and namespaces
 //! ([`system`]), resources as text ([`component`], [`policies`]), brokers ([`bus`]), scripted apps ([`app`], [`grpc_app`])
 //! and peers ([`peers`]), clients for HTTP ([`http`]) and gRPC ([`grpc`]), load ([`load`], [`calls`]), terminals
-//! ([`terminal`]), metrics ([`metrics`]), measured figures ([`figures`]).
+//! ([`terminal`]), metrics ([`metrics`]), measured figures ([`figures`]); replicas that are restarted in turn ([`rolling`]).
 //! Never: links a part of the sidecar; what is tested is the program that users get.
 //! Start at [`Plan::start`]. A helper that fails panics: it has no caller but a test.
 //! Tests: the files in `tests/`, by subject; rows of `lifecycle.md` §9 carry their numbers.
@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod peers;
 pub mod policies;
 pub mod process;
+pub mod rolling;
 pub mod sidecar;
 pub mod system;
 pub mod terminal;

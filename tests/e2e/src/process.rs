@@ -110,8 +110,8 @@ impl Process {
     /// # Panics
     /// When the process has ended.
     pub fn signal(&self, signal: Signal) {
-        let id = Pid::from_raw(self.id).expect("a process has an id");
-        kill_process(id, signal).unwrap_or_else(|error| panic!("cannot signal {id:?}: {error}"));
+        let id = self.id;
+        send(id, signal).unwrap_or_else(|error| panic!("cannot signal {id:?}: {error}"));
     }
 
     pub fn is_alive(&mut self) -> bool {
@@ -195,6 +195,15 @@ impl Process {
         line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
             .unwrap_or_else(|| panic!("no {field} of process {}", self.id))
     }
+}
+
+/// Signals a process.
+///
+/// # Errors
+/// When there is none with this id.
+pub fn send(id: i32, signal: Signal) -> std::io::Result<()> {
+    let id = Pid::from_raw(id).ok_or(std::io::ErrorKind::InvalidInput)?;
+    Ok(kill_process(id, signal)?)
 }
 
 fn read_lines(

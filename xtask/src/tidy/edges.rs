@@ -111,8 +111,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("testkit", &["core", "lifecycle", "component-api"]),
     (COMPONENTS, &["component-api"]),
-    // These two look at the finished binary from outside.
+    // These look at the finished binary from outside.
     ("e2e", &["core", "proto", "testkit"]),
+    ("soak", &["e2e", "testkit"]),
     ("xtask", &[]),
 ];
 
