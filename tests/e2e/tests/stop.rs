@@ -577,7 +577,8 @@ async fn the_api_ends_the_sidecar_gently_or_at_once() {
             assert!(answered <= ms(500), "{answered:?}");
             if force {
                 assert_eq!(ended.code, 1, "{}", ended.output);
-                assert!(took - answered <= ms(200), "{took:?}");
+                // Alone it is some 20 ms; other tests run beside this one.
+                assert!(took - answered <= ms(600), "{took:?}");
             } else {
                 assert_eq!(ended.code, 0, "{}", ended.output);
                 assert!(app.cuts().is_empty() && took >= s(2), "drained: {took:?}");
