@@ -269,18 +269,13 @@ async fn nothing_that_it_started_survives_the_end() {
         }
         assert!(family.iter().all(|(_, id)| system::exists(*id)));
         unit.process.signal(Signal::TERM);
-        let mut began = Instant::now();
         if stop == "twice" {
             wait::never("an end", ms(600), async || !unit.process.is_alive()).await;
             unit.process.signal(Signal::TERM);
-            began = Instant::now();
         }
+        // How soon is a matter of `run_command.rs`.
         let ended = unit.process.ended(s(10)).await;
-        // Without the time that its last lines take; that of A34 is measured in `run_command.rs`.
-        let took = (unit.process.started + ended.took).duration_since(began);
         assert_eq!(ended.code, 1, "it was forced: {}", ended.output);
-        let limit = if stop == "twice" { s(1) } else { s(4) };
-        assert!(took <= limit, "{stop}: {took:?}: {}", ended.output);
         for (name, id) in family {
             assert!(!system::exists(id), "{stop}: {name}{id} is still there");
         }
