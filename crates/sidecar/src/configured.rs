@@ -2,7 +2,7 @@
 //!
 //! Owns: what a change concerns ([`changes`], pure), and applying it in place. Never: closes a listener or ends anything
 //! because of a file that has become wrong; the last good Configuration stays in force.
-//! Start at [`Configured::refresh`].
+//! Start at [`Configured::take_over`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -136,7 +136,7 @@ fn changes(old: &Configuration, new: &Configuration) -> Changes {
 ///
 /// # Errors
 /// Everything that is wrong with them, in one line each.
-pub(crate) fn read(options: &Options) -> Result<(Configuration, Vec<String>), Vec<String>> {
+pub(crate) fn read(options: &Options) -> Reading {
     let files = read_configuration(&options.files.config).map_err(|error| vec![error])?;
     let located = |all: &[Diagnostic], errors: bool| -> Vec<String> {
         let chosen = all.iter().filter(|one| one.is_error() || !errors);
@@ -148,16 +148,25 @@ pub(crate) fn read(options: &Options) -> Result<(Configuration, Vec<String>), Ve
     }
 }
 
+/// What reading the files gave.
+pub(crate) type Reading = Result<(Configuration, Vec<String>), Vec<String>>;
+
 impl Configured {
-    /// Reads the files once more and applies what has changed. What is wrong with them changes nothing.
-    pub(crate) async fn refresh(&mut self) {
+    /// Reads the files once more. Nothing has changed yet.
+    pub(crate) async fn read(&self) -> Reading {
         let options = self.options.clone();
         // Files may lie on slow disks; nothing else waits for them.
-        let read = tokio::task::spawn_blocking(move || read(&options)).await;
-        let (is_good, told) = match &read {
-            Ok(Ok((_, warnings))) => (true, warnings.clone()),
-            Ok(Err(errors)) => (false, errors.clone()),
-            Err(error) => (false, vec![error.to_string()]),
+        tokio::task::spawn_blocking(move || read(&options))
+            .await
+            .unwrap_or_else(|error| Err(vec![error.to_string()]))
+    }
+
+    /// Applies what has changed. What is wrong changes nothing.
+    pub(crate) fn take_over(&mut self, reading: Reading) {
+        let is_good = reading.is_ok();
+        let (new, told) = match reading {
+            Ok((new, warnings)) => (Some(new), warnings),
+            Err(errors) => (None, errors),
         };
         for line in told.iter().filter(|line| !self.told.contains(*line)) {
             if is_good {
@@ -167,7 +176,7 @@ impl Configured {
             }
         }
         self.told = told;
-        if let Ok(Ok((new, _))) = read {
+        if let Some(new) = new {
             self.apply(new);
         }
     }
@@ -205,11 +214,13 @@ impl Configured {
                 let tracer =
                     telemetry::tracer(&self.options, new, &self.environment, &self.telling);
                 self.blocks.tracer.become_like(&tracer);
+                telemetry::tell_sampler(new);
             }
-            Part::Metrics => self
-                .blocks
-                .metrics
-                .relabel(&telemetry::metrics_settings(&self.options, new)),
+            Part::Metrics => {
+                let settings = telemetry::metrics_settings(&self.options, new);
+                self.blocks.metrics.relabel(&settings);
+                telemetry::tell_metrics(new);
+            }
             Part::NameResolution => {
                 if let Err(why) = self.names.apply(&new.name_resolution) {
                     error!(target: SCOPE, "failed to init name resolution: {why}; the one in force stays");

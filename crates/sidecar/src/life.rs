@@ -392,7 +392,7 @@ impl Life {
         let resources = self.resources.clone();
         self.scope.spawn_future(
             "reload",
-            async move { resources.lock().await.reload().await },
+            async move { crate::reload::reload(&resources).await },
         );
     }
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use outrigger_config::{
-    Context, HttpEndpointResource, Loaded, ResourceKind, SubscriptionResource, load,
+    Context, HttpEndpointResource, Loaded, ResourceKind, Severity, SubscriptionResource, load,
 };
 use outrigger_lifecycle::Scope;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tracing::{error, info, warn};
 
 use crate::components::{Components, ExternalEndpoints, Shared, compile_rule};
@@ -17,16 +17,18 @@ use crate::faults::Faults;
 use crate::files::read_resources;
 use crate::policies::Policies;
 use crate::subscriptions::Wanted;
-use crate::watch::{REST, Watched, look};
+use crate::watch::{Seen, Watched, at_rest, look};
 
 const SCOPE: &str = "dapr.runtime";
 
-/// Files that change while they are read are read so often at most.
-const READS: u32 = 3;
+/// Files that change while they are read are read so often at most; then it is left to the next look.
+const TRIES: u32 = 5;
 
 /// Everything that follows from resource files.
 pub(crate) struct Resources {
-    pub folders: Vec<String>,
+    pub watched: Watched,
+    /// What the files were when they were last read.
+    pub seen: Seen,
     pub configured: Configured,
     pub shared: Arc<Shared>,
     pub components: Components,
@@ -44,12 +46,41 @@ pub(crate) struct Resources {
 }
 
 impl Resources {
-    /// Reads the files and makes everything be as they say.
+    /// Reads the files for the first time.
     ///
     /// # Errors
     /// When a folder cannot be read.
-    pub(crate) async fn load(&mut self) -> Result<(), String> {
-        let (loaded, unreadable) = self.read().await?;
+    pub(crate) async fn begin(&mut self) -> Result<(), String> {
+        for tries in 1.. {
+            let seen = look(&self.watched).await;
+            if self.load(seen, tries < TRIES).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the files and makes everything be as they say; false if they turn out not to be as they were seen.
+    ///
+    /// # Errors
+    /// When a folder cannot be read.
+    async fn load(&mut self, seen: Seen, is_strict: bool) -> Result<bool, String> {
+        let configuration = self.configured.read().await;
+        let (folders, context) = (self.watched.folders.clone(), self.shared.context.clone());
+        // Files may lie on slow disks; nothing else waits for them.
+        let read = tokio::task::spawn_blocking(move || read(&folders, &context))
+            .await
+            .map_err(|error| error.to_string())?;
+        if is_strict && look(&self.watched).await != seen {
+            return Ok(false);
+        }
+        self.seen = seen;
+        self.configured.take_over(configuration);
+        self.take_over(read?)?;
+        Ok(true)
+    }
+
+    fn take_over(&mut self, (loaded, unreadable): Read) -> Result<(), String> {
         let told = std::mem::take(&mut self.told);
         for diagnostic in &loaded.diagnostics {
             let line = diagnostic.located();
@@ -68,6 +99,8 @@ impl Resources {
                 error!(target: SCOPE, "{line}");
             } else if diagnostic.code == "CFG-BUILT-IN" {
                 warn!(target: SCOPE, place = %diagnostic.place, "{}", diagnostic.message);
+            } else if diagnostic.severity == Severity::Note {
+                info!(target: SCOPE, "{line}");
             } else {
                 warn!(target: SCOPE, "{line}");
             }
@@ -84,7 +117,9 @@ impl Resources {
         self.components
             .apply(&loaded, &unreadable, &faults, &self.configured.current);
         self.demands.concern(&self.components);
-        let names = self.policies.apply(&loaded, &unreadable, &self.folders)?;
+        let names = self
+            .policies
+            .apply(&loaded, &unreadable, &self.watched.folders)?;
         self.http_endpoints = faults.with_last_good(
             ResourceKind::HttpEndpoint,
             &loaded.http_endpoints,
@@ -112,51 +147,41 @@ impl Resources {
         Ok(())
     }
 
-    /// Reads the files, once more if they changed meanwhile.
-    async fn read(&self) -> Result<Read, String> {
-        let watched = Watched {
-            folders: self.folders.clone(),
-            files: Vec::new(),
-        };
-        let mut before = look(watched.clone()).await;
-        let mut left = READS;
-        loop {
-            left -= 1;
-            let (folders, context) = (self.folders.clone(), self.shared.context.clone());
-            // Files may lie on slow disks; nothing else waits for them.
-            let read = tokio::task::spawn_blocking(move || read(&folders, &context))
-                .await
-                .map_err(|error| error.to_string())?;
-            let after = look(watched.clone()).await;
-            if left == 0 || after == before {
-                return read;
-            }
-            tokio::time::sleep(REST).await;
-            before = look(watched.clone()).await;
-        }
-    }
-
     /// Names of what may be subscribed through.
     fn topics(&self) -> BTreeSet<String> {
         let table = self.shared.registry.table();
         table.pubsub.keys().cloned().collect()
     }
+}
 
-    /// Reads the files once more. What is wrong with a folder leaves everything as it is.
-    pub(crate) async fn refresh(&mut self) {
-        self.configured.refresh().await;
-        if let Err(why) = self.load().await {
-            error!(target: SCOPE, err = why, "resources cannot be read, everything stays as it is");
+/// Takes the files over once they have come to rest. What is wrong with a folder leaves everything as it is.
+pub(crate) async fn refresh(resources: &Mutex<Resources>) {
+    for _ in 0..TRIES {
+        let (watched, known) = {
+            let resources = resources.lock().await;
+            (resources.watched.clone(), resources.seen.clone())
+        };
+        // Whoever ends everything is not held up meanwhile.
+        let seen = at_rest(&watched, &known).await;
+        match resources.lock().await.load(seen, true).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(why) => {
+                error!(target: SCOPE, err = why, "resources cannot be read, everything stays as it is");
+                return;
+            }
         }
     }
+    info!(target: SCOPE, "resource files do not stop changing, they are looked at again later");
+}
 
-    /// The same, by order: what is not ready is tried at once, and the app is asked again.
-    pub(crate) async fn reload(&mut self) {
-        info!(target: SCOPE, "reading resources again");
-        self.refresh().await;
-        self.components.retry();
-        self.renewed.notify_one();
-    }
+/// The same, by order: what is not ready is tried at once, and the app is asked again.
+pub(crate) async fn reload(resources: &Mutex<Resources>) {
+    info!(target: SCOPE, "reading resources again");
+    refresh(resources).await;
+    let resources = resources.lock().await;
+    resources.components.retry();
+    resources.renewed.notify_one();
 }
 
 type Read = (Loaded, Vec<(String, String)>);

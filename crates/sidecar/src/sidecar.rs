@@ -51,7 +51,7 @@ use crate::reload::Resources;
 use crate::servers::{Apis, Servers};
 use crate::signals::Signals;
 use crate::subscriptions::Wanted;
-use crate::watch::{Watched, run as watch_files};
+use crate::watch::{Seen, Watched, run as watch_files};
 use crate::{absence, app, components, host, listeners, network, telemetry};
 
 const SCOPE: &str = "dapr.runtime";
@@ -154,6 +154,8 @@ async fn assemble(start: Start, host_name: String, signals: Signals) -> Result<L
     );
     let history = telemetry::history(&options, &metrics, &telling);
     let tracer = telemetry::tracer(&options, &configuration, &own_environment, &telling);
+    telemetry::tell_metrics(&configuration);
+    telemetry::tell_sampler(&configuration);
     let namespace = namespace(&options).to_string();
     let resiliency = Arc::new(Resiliency::new(namespace, clock, metrics.clone()));
     let assembly = Assembly {
@@ -322,7 +324,11 @@ impl Assembly {
         ));
         let renewed = Arc::new(Notify::new());
         let mut resources = Resources {
-            folders: options.files.resources_paths.clone(),
+            watched: Watched {
+                folders: options.files.resources_paths.clone(),
+                files: options.files.config.clone(),
+            },
+            seen: Seen::new(),
             configured,
             shared: shared.clone(),
             components: Components::new(shared, self.scope.clone()),
@@ -336,7 +342,7 @@ impl Assembly {
             subscriptions: Vec::new(),
             told: HashSet::new(),
         };
-        resources.load().await?;
+        resources.begin().await?;
         let eager = resources.components.eager();
         if app.is_some() {
             skipped(options);
@@ -357,10 +363,7 @@ impl Assembly {
             };
             self.scope.spawn("app.gate", |stop| keeper.run(stop));
         }
-        let watched = Watched {
-            folders: resources.folders.clone(),
-            files: options.files.config.clone(),
-        };
+        let watched = resources.watched.clone();
         let resources = Arc::new(Mutex::new(resources));
         if self.configuration.features.is_enabled(Features::HOT_RELOAD) && !watched.is_empty() {
             let changing = resources.clone();

@@ -7,13 +7,14 @@ use outrigger_channel::export::{self, Exporter, OtlpGrpc, OtlpHttp, Resource, Zi
 use outrigger_config::configuration::OtelProtocol;
 use outrigger_config::flags::LogLevel;
 use outrigger_config::{Configuration, Options};
+use outrigger_core::json::{Numbers, Style, Value, encode, go_float};
 use outrigger_lifecycle::Scope;
 use outrigger_telemetry::history::{Reader, Writer};
 use outrigger_telemetry::span::Tracer;
 use outrigger_telemetry::{Metrics, Rule, log, metrics};
 use regex::Regex;
 use tracing::level_filters::LevelFilter;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::components::Environment;
 use crate::events;
@@ -46,6 +47,39 @@ pub(crate) fn start_log(
         version: version.to_owned(),
     };
     log::init(settings).map_err(|error| format!("cannot write the log: {error}"))
+}
+
+/// Tells what is measured, in Dapr's words.
+pub(crate) fn tell_metrics(configuration: &Configuration) {
+    let metrics = &configuration.metrics;
+    let patterns = metrics.path_matching.iter();
+    let patterns = patterns.map(|pattern| Value::string(pattern.as_str()));
+    let http = [
+        (
+            "increasedCardinality",
+            Value::Bool(metrics.increased_cardinality),
+        ),
+        ("pathMatching", Value::Array(patterns.collect())),
+        ("excludeVerbs", Value::Bool(metrics.exclude_verbs)),
+    ];
+    let spec = Value::object([
+        ("enabled", Value::Bool(metrics.enabled)),
+        ("recordErrorCodes", Value::Bool(metrics.record_error_codes)),
+        ("http", Value::object(http)),
+    ]);
+    let spec = encode(&spec, Style::Ours, Numbers::Exact);
+    info!(target: SCOPE, "metric spec: {}", String::from_utf8_lossy(&spec));
+}
+
+/// Tells which traces are sampled, in Dapr's words.
+pub(crate) fn tell_sampler(configuration: &Configuration) {
+    let rate = configuration.tracing.sampling_rate;
+    let root = if rate >= 1.0 {
+        "AlwaysOnSampler".to_owned()
+    } else {
+        format!("TraceIDRatioBased{{{}}}", go_float(rate.max(0.0)))
+    };
+    info!(target: SCOPE, "Dapr trace sampler initialized: ParentBased{{root:{root}}}");
 }
 
 /// The metrics of the process.

@@ -15,12 +15,12 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::files::resource_files;
-use crate::reload::Resources;
+use crate::reload::{Resources, refresh};
 
 /// How often the folders are looked at.
 const EVERY: Duration = Duration::from_secs(1);
 /// How often while something changes.
-pub(crate) const REST: Duration = Duration::from_millis(250);
+const REST: Duration = Duration::from_millis(250);
 /// Looks that have to show the same before it is taken over.
 const CALM: u32 = 1;
 /// The same where a file has gone or become empty.
@@ -56,26 +56,31 @@ impl Watched {
 
 /// Looks until it is stopped.
 pub(crate) async fn run(resources: Arc<Mutex<Resources>>, watched: Watched, stop: Stop) {
-    let mut known = look(watched.clone()).await;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(EVERY) => {}
         }
-        let mut change = Change::new(look(watched.clone()).await);
-        if change.seen == known {
+        let seen = look(&watched).await;
+        if seen == resources.lock().await.seen {
             continue;
         }
-        while !change.is_at_rest(&known) {
-            sleep(REST).await;
-            change.again(look(watched.clone()).await);
-        }
-        if change.seen != known {
-            known = change.seen;
-            info!(target: "dapr.runtime", "resource files have changed");
-            resources.lock().await.refresh().await;
+        info!(target: "dapr.runtime", "resource files have changed");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = refresh(&resources) => {}
         }
     }
+}
+
+/// Waits until files that are not as they were known have come to rest; what they are then.
+pub(crate) async fn at_rest(watched: &Watched, known: &Seen) -> Seen {
+    let mut change = Change::new(look(watched).await);
+    while !change.is_at_rest(known) {
+        sleep(REST).await;
+        change.again(look(watched).await);
+    }
+    change.seen
 }
 
 /// A change under way.
@@ -106,24 +111,29 @@ impl Change {
     }
 
     fn is_at_rest(&self, known: &Seen) -> bool {
+        if self.looks == 0 && self.seen == *known {
+            return true;
+        }
         let is_without = known.iter().any(|(path, facts)| {
             facts.length > 0 && self.seen.get(path).is_none_or(|facts| facts.length == 0)
         });
-        let needed = if is_without { CALM_WITHOUT } else { CALM };
-        self.calm >= needed || self.looks >= PATIENCE
+        let (calm, patience) = if is_without {
+            (CALM_WITHOUT, 2 * PATIENCE)
+        } else {
+            (CALM, PATIENCE)
+        };
+        self.calm >= calm || self.looks >= patience
     }
 }
 
-pub(crate) async fn look(watched: Watched) -> Seen {
+pub(crate) async fn look(watched: &Watched) -> Seen {
+    let watched = watched.clone();
     // Files may lie on slow disks; nothing else waits for them.
     tokio::task::spawn_blocking(move || {
         let folders = watched.folders.iter();
         let files = folders.flat_map(|folder| resource_files(folder));
         let files = files.chain(watched.files.iter().map(PathBuf::from));
-        files
-            .map(|path| (facts(&path), path))
-            .map(|(facts, path)| (path, facts))
-            .collect()
+        files.map(|path| (path.clone(), facts(&path))).collect()
     })
     .await
     .unwrap_or_default()
@@ -191,13 +201,13 @@ mod tests {
         let folder = Folder::new("ways");
         let (path, watched) = (folder.at("a.yaml"), folder.watched());
         fs::write(&path, "a").unwrap();
-        let first = look(watched.clone()).await;
+        let first = look(&watched).await;
         fs::write(&path, "ab").unwrap();
-        let longer = look(watched.clone()).await;
+        let longer = look(&watched).await;
         assert_ne!(first, longer);
         fs::write(folder.at("new"), "cd").unwrap();
         fs::rename(folder.at("new"), &path).unwrap();
-        let renamed = look(watched.clone()).await;
+        let renamed = look(&watched).await;
         assert_ne!(longer, renamed);
         // Another text of the same length, with the old time put back.
         let before = fs::metadata(&path).unwrap().modified().unwrap();
@@ -205,16 +215,16 @@ mod tests {
         std::io::Write::write_all(&mut &file, b"ef").unwrap();
         file.set_modified(before).unwrap();
         drop(file);
-        assert_ne!(renamed, look(watched.clone()).await);
+        assert_ne!(renamed, look(&watched).await);
         fs::remove_file(&path).unwrap();
-        assert!(look(watched).await.is_empty());
+        assert!(look(&watched).await.is_empty());
     }
 
     #[tokio::test]
     async fn what_editors_leave_beside_a_file_does_not_count() {
         let folder = Folder::new("editors");
         fs::write(folder.at("a.yaml"), "a").unwrap();
-        let before = look(folder.watched()).await;
+        let before = look(&folder.watched()).await;
         for name in [
             ".a.yaml.swp",
             "a.yaml~",
@@ -228,7 +238,7 @@ mod tests {
         }
         // Emacs locks a file by a link that leads nowhere.
         symlink("somebody@host.1234", folder.at(".#a.yaml")).unwrap();
-        assert_eq!(look(folder.watched()).await, before);
+        assert_eq!(look(&folder.watched()).await, before);
     }
 
     #[tokio::test]
@@ -240,11 +250,11 @@ mod tests {
         }
         symlink("..v1", folder.at("..data")).unwrap();
         symlink("..data/a.yaml", folder.at("a.yaml")).unwrap();
-        let before = look(folder.watched()).await;
+        let before = look(&folder.watched()).await;
         assert_eq!(before.len(), 1, "{before:?}");
         symlink("..v2", folder.at("..data_tmp")).unwrap();
         fs::rename(folder.at("..data_tmp"), folder.at("..data")).unwrap();
-        let after = look(folder.watched()).await;
+        let after = look(&folder.watched()).await;
         assert_ne!(before, after);
         assert_eq!(after.len(), 1);
     }
@@ -257,9 +267,9 @@ mod tests {
             folders: Vec::new(),
             files: vec![path.display().to_string()],
         };
-        let absent = look(watched.clone()).await;
+        let absent = look(&watched).await;
         fs::write(&path, "a").unwrap();
-        assert_ne!(absent, look(watched).await);
+        assert_ne!(absent, look(&watched).await);
     }
 
     fn seen(files: &[(&str, u64)]) -> Seen {
@@ -311,9 +321,20 @@ mod tests {
     }
 
     #[test]
+    fn what_has_not_changed_is_at_rest() {
+        let known = seen(&[("a", 10)]);
+        assert_eq!(looks(&known, std::slice::from_ref(&known)).0, 0);
+    }
+
+    #[test]
     fn changes_without_an_end_are_taken_over_all_the_same() {
         let known = seen(&[("a", 10)]);
         let restless: Vec<Seen> = (0..100).map(|length| seen(&[("a", length)])).collect();
-        assert_eq!(looks(&known, &restless).0, PATIENCE);
+        assert_eq!(looks(&known, &restless[1..]).0, PATIENCE);
+        // Not in a moment in which the file is empty.
+        let mut course = restless[1..].to_vec();
+        let last = usize::try_from(PATIENCE).unwrap();
+        course[last] = restless[0].clone();
+        assert_eq!(looks(&known, &course).0, PATIENCE + 1);
     }
 }

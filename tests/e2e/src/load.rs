@@ -31,11 +31,17 @@ pub struct Load {
 impl Load {
     /// Ids begin with `name`.
     pub fn start(name: &str, port: u16) -> Self {
+        Self::at_most(name, port, usize::MAX)
+    }
+
+    /// The same for a broker that may be slower: no more than so many publishes wait for their answers.
+    pub fn at_most(name: &str, port: u16, waiting: usize) -> Self {
         let (published, over) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let mut tasks = JoinSet::new();
         tasks.spawn(publish(
             name.to_owned(),
             port,
+            waiting,
             Arc::clone(&published),
             Arc::clone(&over),
         ));
@@ -61,7 +67,13 @@ impl Load {
     }
 }
 
-async fn publish(name: String, port: u16, published: Arc<Mutex<Published>>, over: Arc<AtomicBool>) {
+async fn publish(
+    name: String,
+    port: u16,
+    waiting: usize,
+    published: Arc<Mutex<Published>>,
+    over: Arc<AtomicBool>,
+) {
     let (pool, mut under_way) = (Arc::new(Pool::to(port)), JoinSet::new());
     let mut pace = tokio::time::interval(ms(2));
     for number in 0.. {
@@ -70,6 +82,9 @@ async fn publish(name: String, port: u16, published: Arc<Mutex<Published>>, over
             break;
         }
         while under_way.try_join_next().is_some() {}
+        if under_way.len() >= waiting {
+            under_way.join_next().await;
+        }
         let (pool, published) = (Arc::clone(&pool), Arc::clone(&published));
         let id = format!("{name}-{number}");
         under_way.spawn(async move {

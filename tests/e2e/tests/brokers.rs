@@ -33,11 +33,16 @@ async fn alone() -> MutexGuard<'static, ()> {
     turn
 }
 
-async fn more_traffic(app: &App) {
-    let seen = app.count("/on/new");
-    wait::until("traffic", s(30), async || {
-        app.count("/on/new") > seen + 1_000
-    })
+async fn more_traffic(app: &App, messages: usize) {
+    let before = app.count("/on/new");
+    wait::until(
+        format_args!("{messages} more messages"),
+        s(60),
+        async || {
+            let seen = app.count("/on/new") - before;
+            if seen >= messages { Ok(()) } else { Err(seen) }
+        },
+    )
     .await;
 }
 
@@ -57,7 +62,7 @@ async fn footprint(sidecar: &Sidecar) -> (usize, u64) {
 /// One outage under load: what was accepted, and how long after the return the first delivery came.
 async fn outage(sidecar: &Sidecar, app: &App, rabbit: &RabbitServer, round: usize) -> Round {
     let load = Load::start(&format!("round{round}"), sidecar.ports.http);
-    more_traffic(app).await;
+    more_traffic(app, 1_000).await;
     rabbit.kill().await;
     rabbit.start().await;
     let back = Instant::now();
@@ -68,7 +73,7 @@ async fn outage(sidecar: &Sidecar, app: &App, rabbit: &RabbitServer, round: usiz
             .map(|asked| asked.at - back)
     })
     .await;
-    more_traffic(app).await;
+    more_traffic(app, 1_000).await;
     let published = load.stop().await;
     assert!(published.odd.is_empty(), "{:?}", &published.odd[..1]);
     Round {
@@ -154,8 +159,9 @@ async fn a_cluster_that_loses_the_node_we_are_connected_to_costs_no_message() {
     for topic in ["new", "new-dead"] {
         sidecar.until_topic("bus", topic, "active", s(20)).await;
     }
-    let load = Load::start("id", sidecar.ports.http);
-    more_traffic(&app).await;
+    // Three nodes that all write to one disk.
+    let load = Load::at_most("id", sidecar.ports.http, 100);
+    more_traffic(&app, 300).await;
     // Hosts are tried in their order, so this is the one; its queues are led there, too.
     cluster.nodes[0].kill().await;
     let died = Instant::now();
@@ -171,7 +177,7 @@ async fn a_cluster_that_loses_the_node_we_are_connected_to_costs_no_message() {
         }
     })
     .await;
-    more_traffic(&app).await;
+    more_traffic(&app, 300).await;
     let published = load.stop().await;
     let deliveries = everything_arrives(&app, &published.accepted).await;
     figure(

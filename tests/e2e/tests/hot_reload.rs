@@ -950,3 +950,38 @@ async fn fifty_changes_in_ten_seconds_fail_no_call_and_leave_nothing_behind() {
         ),
     );
 }
+
+/// As daprd: a change that cannot be used ends the process, unless the component is optional.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_strict_mode_a_change_that_cannot_be_used_ends_the_process() {
+    let redis = redis().await;
+    let nowhere = Component::redis_state("store", &format!("127.0.0.1:{}", ports::free()));
+    for wrong in [
+        nowhere.clone(),
+        Component::redis_state("store", &redis.address()).set("redisDB", "x"),
+        Component::new("store", "state.redsi"),
+    ] {
+        let mut sidecar = Plan::new("strict")
+            .flag("--component-init-mode=strict")
+            .file(
+                "store.yaml",
+                Component::redis_state("store", &redis.address()).yaml(),
+            )
+            .serving()
+            .await;
+        sidecar.until("store", "ready", s(5)).await;
+        sidecar.write("store.yaml", wrong.clone().ignore_errors().yaml());
+        let state = if wrong.yaml() == nowhere.yaml() {
+            "unavailable"
+        } else {
+            "rejected"
+        };
+        until_pending(&sidecar, "store", state).await;
+        sidecar.assert_state_works("store").await;
+        sidecar.write("store.yaml", wrong.yaml());
+        let ended = sidecar.process.ended(s(20)).await;
+        assert_eq!(ended.code, 1, "{}", ended.output);
+        let line = "Error processing component, daprd will exit gracefully: process component store error: [INIT_COMPONENT_FAILURE]";
+        assert!(ended.output.contains(line), "{}", ended.output);
+    }
+}

@@ -87,7 +87,7 @@ pub(super) struct Deliverer {
     pub tally: Arc<Tally>,
 }
 
-/// What became of a message, in the words of the metrics.
+/// What became of a message, in the words of the metrics. Where there is no more to say, the two words are one.
 struct Processed {
     status: &'static str,
     detail: &'static str,

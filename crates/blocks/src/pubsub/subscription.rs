@@ -211,48 +211,42 @@ impl Subscriptions {
         }
     }
 
-    /// Makes the app's subscriptions be exactly these, in this order. What has not changed runs on undisturbed.
+    /// Makes the app's subscriptions be exactly these. What has not changed runs on undisturbed and keeps its place in the
+    /// list, ahead of what has; otherwise the order is the given one. Without an app they are only listed.
     pub fn apply(&self, plans: Vec<Arc<Plan>>) {
-        let Some(app) = self.shared.app.clone() else {
-            return;
-        };
-        let sink: Arc<dyn Sink> = Arc::new(AppSink(app));
+        let sink = self
+            .shared
+            .app
+            .clone()
+            .map(|app| -> Arc<dyn Sink> { Arc::new(AppSink(app)) });
         let mut running = self.lock();
-        let mut kept: Vec<Entry> = std::mem::take(&mut running.app);
-        for plan in plans {
+        let mut known: Vec<(usize, Entry)> = running.app.drain(..).enumerate().collect();
+        let mut next = Vec::new();
+        for (at, plan) in plans.into_iter().enumerate() {
             let handle = self.shared.registry.pubsub(&plan.pubsub);
-            let known = kept.iter().position(|entry| {
-                entry.plan.pubsub == plan.pubsub && entry.plan.topic == plan.topic
-            });
             let start = |before| {
                 let pulls = self.shared.pulls.clone();
                 self.start(plan.clone(), handle.clone(), sink.clone(), pulls, before)
             };
-            let entry = match known.map(|place| kept.swap_remove(place)) {
-                None => start(Vec::new()),
-                Some(entry) if entry.is(&plan, handle.as_ref()) => entry,
-                Some(entry) => match back(entry, &plan, handle.as_ref()) {
-                    Ok(entry) => entry,
-                    Err(before) => start(before),
-                },
+            let is_meant = |(_, entry): &(usize, Entry)| {
+                entry.plan.pubsub == plan.pubsub && entry.plan.topic == plan.topic
             };
-            running.app.push(entry);
+            let found = known.iter().position(is_meant);
+            next.push(match found.map(|found| known.swap_remove(found)) {
+                Some((place, entry)) if entry.is(&plan, handle.as_ref()) => ((false, place), entry),
+                Some((_, entry)) => match back(entry, &plan, handle.as_ref()) {
+                    Ok(entry) => ((true, at), entry),
+                    Err(before) => ((true, at), start(before)),
+                },
+                None => ((true, at), start(Vec::new())),
+            });
         }
+        next.sort_by_key(|(order, _)| *order);
+        running.app = next.into_iter().map(|(_, entry)| entry).collect();
         drop(running);
-        for gone in kept {
+        for (_, gone) in known {
             gone.end();
         }
-    }
-
-    /// Looks the components up anew after resources have changed.
-    pub fn reconcile(&self) {
-        let plans: Vec<Arc<Plan>> = self
-            .lock()
-            .app
-            .iter()
-            .map(|entry| entry.plan.clone())
-            .collect();
-        self.apply(plans);
     }
 
     /// Opens a subscription over a stream. Its events wait until it stands.
@@ -305,7 +299,7 @@ impl Subscriptions {
         let entry = self.start(
             plan,
             Some(handle),
-            Arc::new(sink),
+            Some(Arc::new(sink)),
             self.shared.streams.clone(),
             Vec::new(),
         );
@@ -344,7 +338,7 @@ impl Subscriptions {
         &self,
         plan: Arc<Plan>,
         handle: Option<Arc<Handle<dyn PubSub>>>,
-        sink: Arc<dyn Sink>,
+        sink: Option<Arc<dyn Sink>>,
         gate: watch::Receiver<bool>,
         before: Vec<Entry>,
     ) -> Entry {
@@ -355,8 +349,8 @@ impl Subscriptions {
         };
         let machine = Machine::new(self.shared.clock.now());
         let (status, seen) = watch::channel(machine.status().clone());
-        match &handle {
-            Some(handle) => {
+        match (&handle, sink) {
+            (Some(handle), Some(sink)) => {
                 let runner = Runner {
                     shared: self.shared.clone(),
                     plan: plan.clone(),
@@ -379,8 +373,10 @@ impl Subscriptions {
                 self.scope
                     .spawn_future("pubsub.subscription", runner.run(stop));
             }
-            None => {
-                warn!(target: SCOPE, pubsub = plan.pubsub, topic = plan.topic, "no pub/sub component of this name: the subscription waits for one");
+            (handle, _) => {
+                if handle.is_none() {
+                    warn!(target: SCOPE, pubsub = plan.pubsub, topic = plan.topic, "no pub/sub component of this name: the subscription waits for one");
+                }
                 before.iter().for_each(Entry::end);
                 place.over.cancel();
             }

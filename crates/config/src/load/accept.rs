@@ -73,12 +73,18 @@ impl Loaded {
         let sort = match resource::sort(&document) {
             Sort::Misspelt(told) => return self.diagnostics.push(*told),
             Sort::Ignored(reason) => {
-                if let Some(reason) = reason.filter(|_| notes) {
-                    self.diagnostics.push(Diagnostic::note(
-                        "CFG-IGNORED",
-                        document.place(),
-                        reason,
-                    ));
+                let is_elsewhere = document
+                    .field("kind")
+                    .is_some_and(|kind| kind.text().as_deref() == Some("Configuration"));
+                if let Some(reason) = reason.filter(|_| notes || is_elsewhere) {
+                    let note = Diagnostic::note("CFG-IGNORED", document.place(), reason);
+                    let name = document
+                        .object("metadata")
+                        .and_then(|metadata| metadata.word("name"));
+                    self.diagnostics.push(match name {
+                        Some(name) if is_elsewhere => note.found(name),
+                        _ => note,
+                    });
                 }
                 return;
             }

@@ -204,7 +204,8 @@ impl Components {
                     unchanged.push(resource.name.as_str());
                 }
                 Err(why) => {
-                    if self.told.is_new(&why.name, "given up") {
+                    let what = format!("given up: {} {}", why.reason, resource.ignore_errors);
+                    if self.told.is_new(&why.name, &what) {
                         let full = format!("{}/{}", why.type_name, resource.version);
                         shared.give_up(&why.name, &full, resource.ignore_errors, &why.reason);
                     }
