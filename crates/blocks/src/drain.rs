@@ -126,14 +126,28 @@ pub fn wait_of(wait: Option<&str>, timeout: Option<&str>) -> Result<Wait, ApiErr
     Ok(waits.then_some(timeout))
 }
 
+/// A parameter that a drain does not have.
+pub fn unknown(name: &str) -> ApiError {
+    let name: String = name.chars().take(64).collect();
+    refused(format!(
+        "parameter {name:?} is not known; known are wait and timeout"
+    ))
+}
+
 fn bad(name: &str, found: &str, expected: &str) -> ApiError {
     let found: String = found.chars().take(64).collect();
+    refused(format!(
+        "parameter {name}: found {found:?}, expected {expected}"
+    ))
+}
+
+fn refused(why: String) -> ApiError {
     ApiError::legacy(
         400,
         GrpcCode::InvalidArgument,
         "ERR_DRAIN_PARAMETER",
         "common",
-        format!("parameter {name}: found {found:?}, expected {expected}"),
+        why,
     )
 }
 

@@ -94,8 +94,16 @@ pub struct Component {
     pub capabilities: Vec<&'static str>,
 }
 
+/// Who reads the document.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reader {
+    Trusted,
+    /// Whoever reaches the public port: states and classes, no texts of a broker or a database.
+    Stranger,
+}
+
 impl MetadataApi {
-    pub fn document(&self) -> Document {
+    pub fn document(&self, reader: Reader) -> Document {
         let table = self.registry.table();
         let components = table
             .all
@@ -113,7 +121,7 @@ impl MetadataApi {
             runtime_version: self.runtime_version.clone(),
             features: self.features.clone(),
             components: components.map(component).collect(),
-            extended: self.extended(phase),
+            extended: self.extended(phase, reader),
             subscriptions: self.subscriptions.list(),
             http_endpoints: self.resources.http_endpoints(),
             resiliencies: self.resources.resiliencies(),
@@ -132,7 +140,7 @@ impl MetadataApi {
         }
     }
 
-    fn extended(&self, phase: Phase) -> Metadata {
+    fn extended(&self, phase: Phase, reader: Reader) -> Metadata {
         let mut extended = self
             .extended
             .lock()
@@ -150,12 +158,12 @@ impl MetadataApi {
             "outrigger.dev/gate".to_owned(),
             self.gate.borrow().name().to_owned(),
         );
-        extended.insert("outrigger.dev/components".to_owned(), self.states());
+        extended.insert("outrigger.dev/components".to_owned(), self.states(reader));
         extended
     }
 
     /// The state of every component, compactly.
-    fn states(&self) -> String {
+    fn states(&self, reader: Reader) -> String {
         let table = self.registry.table();
         let now = self.clock.now();
         let subscriptions = self.subscriptions.list();
@@ -168,7 +176,7 @@ impl MetadataApi {
                 ("sinceMs", millis(now.since(status.since))),
                 ("attempt", Value::integer(status.attempt)),
             ];
-            members.extend(trouble(&status, now));
+            members.extend(trouble(&status, now, reader));
             if let Some(at) = status
                 .last_ok
                 .max((handle.last_used() > Moment::START).then(|| handle.last_used()))
@@ -181,26 +189,29 @@ impl MetadataApi {
             let own = subscriptions
                 .iter()
                 .filter(|listed| listed.plan.pubsub == info.name.as_str());
-            let own: Vec<Value> = own.map(subscription_state).collect();
+            let own: Vec<Value> = own
+                .map(|listed| subscription_state(listed, reader))
+                .collect();
             if !own.is_empty() {
                 members.push(("subscriptions", Value::Array(own)));
             }
             if let Some(pending) = handle.pending() {
                 let mut changed = vec![("state", Value::string(pending.status.state.name()))];
-                changed.extend(trouble(&pending.status, now));
+                changed.extend(trouble(&pending.status, now, reader));
                 changed.push(("attempt", Value::integer(pending.status.attempt)));
                 members.push(("pendingRevision", object(changed)));
             }
             object(members)
         });
         let rejected = table.rejected.iter().map(|rejected| {
-            object(vec![
+            let mut members = vec![
                 ("name", Value::string(rejected.name.as_str())),
                 ("type", Value::string(rejected.type_name.as_str())),
                 ("state", Value::string("rejected")),
                 ("class", Value::string("CONFIG")),
-                ("message", Value::String(shown(&rejected.reason))),
-            ])
+            ];
+            members.extend(text("message", &rejected.reason, reader));
+            object(members)
         });
         let all = Value::Array(known.chain(rejected).collect());
         String::from_utf8(encode(&all, Style::Ours, Numbers::Exact)).unwrap_or_default()
@@ -212,11 +223,11 @@ fn millis(duration: Duration) -> Value {
 }
 
 /// What stands in the way of a connection.
-fn trouble(status: &Status, now: Moment) -> Vec<(&'static str, Value)> {
+fn trouble(status: &Status, now: Moment, reader: Reader) -> Vec<(&'static str, Value)> {
     let mut members = Vec::new();
     if let Some(failure) = &status.failure {
         members.push(("class", Value::string(failure.class.name())));
-        members.push(("message", Value::String(shown(&failure.message))));
+        members.extend(text("message", &failure.message, reader));
     }
     if let Some(at) = status.next_attempt {
         members.push(("nextRetryMs", millis(at.since(now))));
@@ -224,14 +235,19 @@ fn trouble(status: &Status, now: Moment) -> Vec<(&'static str, Value)> {
     members
 }
 
-fn subscription_state(listed: &Listed) -> Value {
+/// Somebody else's words.
+fn text(name: &'static str, words: &str, reader: Reader) -> Option<(&'static str, Value)> {
+    (reader == Reader::Trusted).then(|| (name, Value::String(shown(words))))
+}
+
+fn subscription_state(listed: &Listed, reader: Reader) -> Value {
     let mut members = vec![
         ("topic", Value::string(listed.plan.topic.as_str())),
         ("state", Value::string(listed.status.state.name())),
         ("attempt", Value::integer(listed.status.attempt)),
     ];
     if let Some(error) = &listed.status.error {
-        members.push(("error", Value::String(shown(error))));
+        members.extend(text("error", error, reader));
     }
     object(members)
 }

@@ -378,6 +378,7 @@ impl Api {
                 };
                 self.finish(verbs::call(self, asked, matched.route.verb).await)
             }
+            Err(Miss::OwnVerb(verbs)) => reply::not_allowed(&verbs),
             Err(_) if invokes => {
                 let asked = Asked {
                     head,

@@ -56,21 +56,21 @@ impl PublicApi {
         let uri = request.uri().clone();
         let cleaned = path::clean(uri.path());
         let parts: Vec<&str> = cleaned.trim_start_matches('/').split('/').collect();
-        let verbs: &'static [&'static str] = match parts.as_slice() {
+        let verbs: &[&Method] = match parts.as_slice() {
             ["v1.0", "metadata"]
             | ["v1.0", "healthz"]
             | ["v1.0", "healthz", "outbound" | "live" | "components"]
-            | ["v1.0", "healthz", "components", _] => &["GET"],
-            ["v1.0", "metadata", _] => &["PUT"],
+            | ["v1.0", "healthz", "components", _] => &[&Method::GET],
+            ["v1.0", "metadata", _] => &[&Method::PUT],
             ["outrigger", "v1", "drain"] if self.prestop.is_some() => {
                 if !self.may_drain(&request) {
                     return reply::text(StatusCode::UNAUTHORIZED, "invalid prestop token");
                 }
-                &["GET", "POST"]
+                &[&Method::GET, &Method::POST]
             }
             _ => return reply::not_found(),
         };
-        let allowed = verbs.iter().any(|verb| *verb == request.method().as_str());
+        let allowed = verbs.contains(&request.method());
         if !allowed || *request.method() == Method::HEAD {
             return reply::not_allowed(verbs);
         }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use outrigger_core::error::ApiError;
 use outrigger_core::json::{Numbers, Style, Value, encode};
 use outrigger_core::{Body, Metadata};
@@ -77,13 +77,13 @@ pub(crate) fn not_found() -> Response<Body> {
 }
 
 /// Such a page, but not for this verb.
-pub(crate) fn not_allowed(verbs: &'static [&'static str]) -> Response<Body> {
+pub(crate) fn not_allowed(verbs: &[&Method]) -> Response<Body> {
     let mut response = Response::new(Body::EMPTY);
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     for verb in verbs {
-        response
-            .headers_mut()
-            .append(ALLOW, HeaderValue::from_static(verb));
+        if let Ok(verb) = HeaderValue::from_str(verb.as_str()) {
+            response.headers_mut().append(ALLOW, verb);
+        }
     }
     response
 }

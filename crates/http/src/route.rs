@@ -222,11 +222,16 @@ pub(crate) struct Table {
 }
 
 /// A path that fits no route, and whether one for another verb.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Miss {
     Path,
     Verb,
+    /// Of a path below `/outrigger`, which no app is called by; the verbs that there are.
+    OwnVerb(Vec<&'static Method>),
 }
+
+/// In place of a version, in front of what Dapr does not have.
+const OWN: &str = "outrigger";
 
 impl Table {
     pub(crate) fn new(allowed: &[Rule], denied: &[Rule]) -> Self {
@@ -263,7 +268,7 @@ impl Table {
         let Some((_, routes)) = self.groups.iter().find(|(name, _)| *name == first) else {
             return Err(Miss::Path);
         };
-        let mut miss = Miss::Path;
+        let mut others: Vec<&'static Method> = Vec::new();
         for (route, segments) in routes {
             if route.version != version {
                 continue;
@@ -272,10 +277,14 @@ impl Table {
                 if route.methods.contains(method) {
                     return Ok(Matched { route, params });
                 }
-                miss = Miss::Verb;
+                others.extend(route.methods);
             }
         }
-        Err(miss)
+        Err(match others.as_slice() {
+            [] => Miss::Path,
+            _ if version == OWN => Miss::OwnVerb(others),
+            _ => Miss::Verb,
+        })
     }
 }
 

@@ -185,7 +185,10 @@ mod tests {
         );
         assert_eq!(
             read("--wait --timeout -1s"),
-            Err("--timeout: `-1s` is no duration above zero, such as 10s".to_owned())
+            Err(
+                "--timeout: `-1s` is no duration above zero and up to a year, such as 10s"
+                    .to_owned()
+            )
         );
         assert_eq!(
             read("--wiat"),

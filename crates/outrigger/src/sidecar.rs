@@ -1,6 +1,7 @@
 //! `outrigger sidecar`: daprd's command line.
 
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use outrigger_config::Options;
@@ -13,6 +14,8 @@ use crate::{print, wait};
 /// The release of Dapr whose API and behaviour this is.
 const DAPR: &str = "1.18.2";
 
+/// A fault of our own: whoever looks after the process starts another one.
+const BUG: u8 = 70;
 /// What tasks still run when everything is over gets this long.
 const LAST_TASKS: Duration = Duration::from_millis(100);
 
@@ -87,7 +90,7 @@ pub(crate) fn start(
             return 1;
         }
     };
-    let ended = runtime.block_on(outrigger_sidecar::run(Start {
+    let start = Start {
         options,
         warnings,
         log_prefix,
@@ -95,12 +98,21 @@ pub(crate) fn start(
         versions: versions(),
         companion,
         began,
+    };
+    // Nothing of it is used after a panic.
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(outrigger_sidecar::run(start))
     }));
     runtime.shutdown_timeout(LAST_TASKS);
-    let code = ended.unwrap_or_else(|why| {
-        print::error(&why);
-        1
-    });
+    let code = match ended {
+        Ok(Ok(code)) => code,
+        Ok(Err(why)) => {
+            print::error(&why);
+            1
+        }
+        // The panic's own words are on stderr already.
+        Err(_) => BUG,
+    };
     outrigger_telemetry::log::flush();
     code
 }

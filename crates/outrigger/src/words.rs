@@ -119,7 +119,7 @@ impl Words {
                 "--{name}: `{text}` is too long; a year is the longest"
             )),
             None => Err(format!(
-                "--{name}: `{text}` is no duration above zero, such as 10s"
+                "--{name}: `{text}` is no duration above zero and up to a year, such as 10s"
             )),
         }
     }

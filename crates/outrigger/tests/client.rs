@@ -691,7 +691,7 @@ fn command_lines_that_cannot_be_followed_name_the_flag() {
         ),
         (
             "wait --timeout -1s",
-            "error: --timeout: `-1s` is no duration above zero, such as 10s",
+            "error: --timeout: `-1s` is no duration above zero and up to a year, such as 10s",
         ),
         (
             "wait --timeout 1000000h",

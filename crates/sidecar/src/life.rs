@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_blocks::activity::table;
 use outrigger_blocks::drain::Cause;
+use outrigger_blocks::metadata::Reader;
 use outrigger_blocks::{AnyHandle, Blocks, StopRequest};
 use outrigger_component_api::Kind;
 use outrigger_config::flags::DrainSource;
@@ -398,7 +399,7 @@ impl Life {
 
     /// The whole state, for whoever looks into a log.
     fn dump(&self) {
-        let document = self.blocks.metadata.document();
+        let document = self.blocks.metadata.document(Reader::Trusted);
         let components = document
             .extended
             .get("outrigger.dev/components")

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 pub struct Component {
     name: String,
     type_name: String,
+    annotations: String,
     /// Lines of `spec` beside type, version and metadata.
     spec: String,
     metadata: String,
@@ -18,6 +19,7 @@ impl Component {
         Self {
             name: name.to_owned(),
             type_name: type_name.to_owned(),
+            annotations: String::new(),
             spec: String::new(),
             metadata: String::new(),
             store: None,
@@ -51,6 +53,16 @@ impl Component {
         self
     }
 
+    /// One of ours: `outrigger.dev/<name>`.
+    #[must_use]
+    pub fn annotate(mut self, name: &str, value: &str) -> Self {
+        if self.annotations.is_empty() {
+            self.annotations.push_str("  annotations:\n");
+        }
+        writeln!(self.annotations, "    outrigger.dev/{name}: {value:?}").ok();
+        self
+    }
+
     /// A property whose value is a secret of a store.
     #[must_use]
     pub fn secret(mut self, name: &str, store: &str, key: &str) -> Self {
@@ -75,8 +87,8 @@ impl Component {
 
     pub fn yaml(&self) -> String {
         let mut text = format!(
-            "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: {}\nspec:\n  type: {}\n  version: v1\n{}",
-            self.name, self.type_name, self.spec
+            "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: {}\n{}spec:\n  type: {}\n  version: v1\n{}",
+            self.name, self.annotations, self.type_name, self.spec
         );
         if self.metadata.is_empty() {
             text.push_str("  metadata: []\n");

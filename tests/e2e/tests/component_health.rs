@@ -678,6 +678,22 @@ async fn strangers_and_the_public_port_see_statuses_and_codes_only() {
             );
         }
     }
+    let states = async |answer: http::Answer| {
+        answer.json()["extended"]["outrigger.dev/components"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let told = states(trusted("/v1.0/metadata").await).await;
+    assert!(
+        told.contains(r#""message":"#) && !told.contains("hunter2"),
+        "{told}"
+    );
+    let told = states(public("/v1.0/metadata").await).await;
+    assert!(
+        told.contains(r#""class":"TRANSIENT""#) && !told.contains(r#""message":"#),
+        "{told}"
+    );
     // Only health is open.
     let secret = sidecar.get("/v1.0/secrets/env/..%2f..%2fhealthz").await;
     assert_eq!(secret.status, 401);

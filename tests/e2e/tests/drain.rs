@@ -271,9 +271,14 @@ async fn a_drain_that_takes_too_long_is_told_so_and_goes_on() {
         "timeout=soon",
         "timeout=-1s",
         "timeout=99999h",
+        "wait=true&tiemout=5s",
     ] {
         let path = format!("/outrigger/v1/drain?{bad}");
         sidecar.get(&path).await.assert(400, "ERR_DRAIN_PARAMETER");
+    }
+    for wrong in ["PUT", "PATCH"] {
+        let request = Request::new(wrong, "/outrigger/v1/drain");
+        sidecar.call(request).await.assert(405, "");
     }
     assert_eq!(
         status(&sidecar).await["phase"],

@@ -109,6 +109,28 @@ async fn in_strict_mode_a_store_that_is_down_ends_the_process_as_daprd_does() {
     );
 }
 
+/// A8, for one component only.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_store_may_be_as_strict_as_daprd_among_others_that_are_waited_for() {
+    let store = |name: &str| Component::redis_state(name, &nowhere()).init_timeout("2s");
+    let strict = store("strict").annotate("init-mode", "strict");
+    let mut sidecar = Plan::new("orders")
+        .with(&store("other"))
+        .with(&strict)
+        .start();
+    let ended = sidecar.process.ended(s(10)).await;
+    assert_eq!(ended.code, 1, "{}", ended.output);
+    let line = "process component strict error: [INIT_COMPONENT_FAILURE]";
+    assert!(ended.output.contains(line), "{}", ended.output);
+    let mut sidecar = Plan::new("orders")
+        .flag("--component-init-mode=strict")
+        .with(&store("waited-for").annotate("init-mode", "resilient"))
+        .serving()
+        .await;
+    sidecar.until("waited-for", "unavailable", s(5)).await;
+    sidecar.process.assert_alive();
+}
+
 /// A8, second half.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_strict_mode_an_optional_store_that_is_down_is_waited_for() {

@@ -1,6 +1,6 @@
 //! The metadata document as a message.
 
-use outrigger_blocks::metadata::Document;
+use outrigger_blocks::metadata::{Document, Reader};
 use outrigger_blocks::pubsub::Origin;
 use outrigger_blocks::pubsub::subscription::Listed;
 use outrigger_core::duration::format_go;
@@ -14,7 +14,7 @@ pub(super) async fn get(
     _: &mut Context,
     _: runtime::GetMetadataRequest,
 ) -> Result<runtime::GetMetadataResponse, Status> {
-    Ok(message(api.blocks.metadata.document()))
+    Ok(message(api.blocks.metadata.document(Reader::Trusted)))
 }
 
 pub(super) async fn set(

@@ -18,6 +18,7 @@ use crate::reply;
 /// Changes that are told where nobody says how many.
 const USUAL_LIMIT: usize = 500;
 const MOST: usize = 20_000;
+
 pub(super) fn status(api: &Api) -> Response<Body> {
     unstored(reply::structure(200, &api.blocks.status()))
 }
@@ -30,6 +31,10 @@ pub(super) async fn drain(api: &Api, asked: Asked<'_>) -> Outcome {
         found.map(|(_, value)| (*value).to_owned())
     };
     let (wait, timeout) = (given("wait"), given("timeout"));
+    let unknown = |name: &&str| !matches!(*name, "wait" | "timeout");
+    if let Some(name) = query.pairs().iter().map(|(name, _)| *name).find(unknown) {
+        return Err(Box::new(drain::unknown(name)));
+    }
     let wait = drain::wait_of(wait.as_deref(), timeout.as_deref()).map_err(Box::new)?;
     let progress = api.blocks.drain(wait).await;
     let status = match (wait, progress.drained) {

@@ -1,7 +1,7 @@
 //! The metadata document in JSON.
 
 use http::Response;
-use outrigger_blocks::metadata::Document;
+use outrigger_blocks::metadata::{Document, Reader};
 use outrigger_blocks::pubsub::subscription::Listed;
 use outrigger_core::Body;
 use outrigger_core::duration::format_go;
@@ -12,8 +12,13 @@ use super::Outcome;
 use crate::pipeline::{Api, Asked};
 use crate::reply;
 
-pub(super) fn get(api: &Api) -> Response<Body> {
-    reply::structure(200, &json(&api.blocks.metadata.document()))
+pub(super) fn get(api: &Api, asked: &Asked<'_>) -> Response<Body> {
+    let reader = if asked.trail.is_trusted {
+        Reader::Trusted
+    } else {
+        Reader::Stranger
+    };
+    reply::structure(200, &json(&api.blocks.metadata.document(reader)))
 }
 
 pub(super) async fn put(api: &Api, mut asked: Asked<'_>) -> Outcome {

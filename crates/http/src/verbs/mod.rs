@@ -34,7 +34,7 @@ pub(crate) async fn call(api: &Api, asked: Asked<'_>, verb: Verb) -> Outcome {
         Verb::BulkPublish => publish::bulk(api, asked).await,
         Verb::GetSecret => secrets::get(api, asked).await,
         Verb::GetBulkSecret => secrets::bulk_get(api, asked).await,
-        Verb::GetMetadata => Ok(metadata::get(api)),
+        Verb::GetMetadata => Ok(metadata::get(api, &asked)),
         Verb::PutMetadata => metadata::put(api, asked).await,
         Verb::GetResiliency => Ok(resiliency::get(api)),
         Verb::ResetBreakers => resiliency::reset(api, asked).await,

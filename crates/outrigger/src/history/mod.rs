@@ -19,7 +19,7 @@ use crate::print;
 use crate::words::{Environment, Words, follow};
 
 /// For reading a file of a day, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(8);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// Changes that are asked for.
 const LIMIT: usize = 500;
@@ -274,7 +274,7 @@ mod tests {
             ),
             (
                 "--since -1h",
-                "--since: `-1h` is no duration above zero, such as 10s",
+                "--since: `-1h` is no duration above zero and up to a year, such as 10s",
             ),
             ("--component=", "--component: the name is empty"),
             (

@@ -248,11 +248,11 @@ mod tests {
             ("--interval 1ms", "--interval: 100ms is the shortest"),
             (
                 "--interval -1s",
-                "--interval: `-1s` is no duration above zero, such as 10s",
+                "--interval: `-1s` is no duration above zero and up to a year, such as 10s",
             ),
             (
                 "--interval 9999999h",
-                "--interval: `9999999h` is no duration above zero, such as 10s",
+                "--interval: `9999999h` is no duration above zero and up to a year, such as 10s",
             ),
             (
                 "--interval 99999h",

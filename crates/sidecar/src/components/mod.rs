@@ -70,11 +70,18 @@ impl Shared {
         |name| (self.environment)(name)
     }
 
-    /// As Dapr does, if that is wanted: the process ends because of a component that is not optional.
-    pub(crate) fn give_up(&self, name: &str, full_type: &str, is_optional: bool, why: &str) {
-        if !self.strict || is_optional {
-            return;
-        }
+    /// Whether the process ends when this component cannot be opened, as Dapr's does.
+    fn is_vital(&self, resource: &ComponentResource) -> bool {
+        let is_strict = match resource.annotation("init-mode") {
+            Some("strict") => true,
+            Some("resilient") => false,
+            _ => self.strict,
+        };
+        is_strict && !resource.ignore_errors
+    }
+
+    /// The process ends because of a component that is vital.
+    pub(crate) fn give_up(&self, name: &str, full_type: &str, why: &str) {
         let cause = format!(
             "process component {name} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for {name} ({full_type}): {why}"
         );
@@ -204,10 +211,12 @@ impl Components {
                     unchanged.push(resource.name.as_str());
                 }
                 Err(why) => {
-                    let what = format!("given up: {} {}", why.reason, resource.ignore_errors);
+                    let what = format!("given up: {} {}", why.reason, shared.is_vital(resource));
                     if self.told.is_new(&why.name, &what) {
                         let full = format!("{}/{}", why.type_name, resource.version);
-                        shared.give_up(&why.name, &full, resource.ignore_errors, &why.reason);
+                        if shared.is_vital(resource) {
+                            shared.give_up(&why.name, &full, &why.reason);
+                        }
                     }
                     rejected.push(why);
                 }
@@ -553,6 +562,7 @@ fn definition<T: Component + ?Sized>(
         fault: fault.clone(),
         attempt: resource.init_timeout,
         exclusive: entry.exclusive,
+        vital: shared.is_vital(resource),
     })
 }
 

@@ -177,6 +177,7 @@ impl Names {
             fault: None,
             attempt: None,
             exclusive: entry.exclusive,
+            vital: false,
         };
         let (desired, seen) = watch::channel(Desired::Gone);
         let supervisor = Supervisor::new(self.shared.clone(), definition, seen);

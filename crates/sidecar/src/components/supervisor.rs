@@ -61,6 +61,8 @@ pub(crate) struct Definition<T: ?Sized> {
     pub attempt: Option<Duration>,
     /// Two of its type must not be open at once.
     pub exclusive: bool,
+    /// The process ends when it cannot be opened.
+    pub vital: bool,
 }
 
 /// What a component is to be. Only the last word counts.
@@ -193,7 +195,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
         let mut asked = self.handle.proofs.wanted();
         let mut kicked = self.handle.kicked();
         if let Some(fault) = self.serving.fault.clone() {
-            self.faulty(&self.serving.info, &fault);
+            self.faulty(&self.serving, &fault);
             self.event(Event::Serving(Fact::Refused(fault)));
         }
         let is_gone = loop {
@@ -320,7 +322,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                     fault: wanted.fault.clone(),
                 };
                 if let Some(fault) = &wanted.fault {
-                    self.faulty(&wanted.info, fault);
+                    self.faulty(&wanted, fault);
                 }
                 self.heir = Some(wanted);
                 self.event(Event::Revised(revision));
@@ -461,7 +463,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 let is_first = !self.both.serving().status().was_ready;
                 self.count_failure(&self.serving.info, &failure);
                 if is_first {
-                    self.give_up(&self.serving.info, &failure);
+                    self.give_up(&self.serving, &failure);
                 }
                 self.event(Event::Serving(Fact::Attempted(Err(failure))));
             }
@@ -484,7 +486,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
             Err(failure) => {
                 if let Some(heir) = &self.heir {
                     self.count_failure(&heir.info, &failure);
-                    self.give_up(&heir.info, &failure);
+                    self.give_up(heir, &failure);
                 }
                 self.event(Event::Heir(Fact::Attempted(Err(failure))));
             }

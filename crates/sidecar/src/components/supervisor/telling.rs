@@ -48,19 +48,19 @@ impl<T: Component + ?Sized> Supervisor<T> {
     }
 
     /// Its values were judged without an attempt.
-    pub(super) fn faulty(&self, info: &Info, fault: &Failure) {
-        self.count_failure(info, fault);
-        self.give_up(info, fault);
+    pub(super) fn faulty(&self, definition: &Definition<T>, fault: &Failure) {
+        self.count_failure(&definition.info, fault);
+        self.give_up(definition, fault);
     }
 
     /// As Dapr does, if that is wanted: the process ends.
-    pub(super) fn give_up(&self, info: &Info, failure: &Failure) {
-        self.shared.give_up(
-            info.name.as_str(),
-            &info.full_type(),
-            info.optional,
-            &failure.message,
-        );
+    pub(super) fn give_up(&self, definition: &Definition<T>, failure: &Failure) {
+        let info = &definition.info;
+        if definition.vital {
+            let name = info.name.as_str();
+            self.shared
+                .give_up(name, &info.full_type(), &failure.message);
+        }
     }
 
     pub(super) fn show(&self) {
