@@ -393,7 +393,8 @@ impl Api {
         }
     }
 
-    fn finish(&self, outcome: verbs::Outcome) -> Response<Body> {
+    /// The answer, and its place in the counter of errors where it is one.
+    pub(crate) fn finish(&self, outcome: verbs::Outcome) -> Response<Body> {
         match outcome {
             Ok(response) => response,
             Err(error) => {

@@ -172,6 +172,34 @@ async fn when_everything_is_fine_that_is_told_at_once_and_live_within_two_second
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_of_ours_about_health_is_kept_by_anybody_whatever_it_says() {
+    let sidecar = Plan::new("orders")
+        .app(ports::free())
+        .with(&Component::redis_state("down", &nowhere()))
+        .serving()
+        .await;
+    sidecar.until("down", "unavailable", s(10)).await;
+    for (path, status) in [
+        // The app is away: healthz itself is not well.
+        (ALL, 500),
+        ("/v1.0/healthz?components=perhaps", 400),
+        ("/v1.0/healthz?for=component:down&timeout=100ms", 500),
+        ("/v1.0/healthz?for=component:missing", 400),
+        ("/v1.0/healthz/components?timeout=soon", 400),
+        ("/v1.0/healthz/components/down", 500),
+        ("/v1.0/healthz/components/missing", 404),
+    ] {
+        let answer = sidecar.get(path).await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+        let kept = answer.header("cache-control");
+        assert_eq!(kept, Some("no-store"), "{path}");
+    }
+    // Dapr's own question has Dapr's own answer.
+    let plain = sidecar.get("/v1.0/healthz").await;
+    assert_eq!((plain.status, plain.header("cache-control")), (500, None));
+}
+
 /// A49.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_mixture_of_components_has_its_status_its_list_and_its_code() {

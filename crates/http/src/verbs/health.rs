@@ -16,16 +16,31 @@ use super::{Outcome, done};
 use crate::pipeline::{Api, Asked};
 use crate::reply;
 
-/// `healthz`, with whatever its query asks for.
+/// `healthz`, with whatever its query asks for. Only the plain question has an answer exactly as Dapr's.
 pub(super) async fn ready(api: &Api, asked: Asked<'_>) -> Outcome {
+    let wanted = {
+        let query = asked.query();
+        let wanted = question::parse(&query.pairs());
+        if let Ok(Wanted::Plain) = wanted {
+            return done(api.blocks.health.ready(Some(query.get("appid"))));
+        }
+        wanted
+    };
+    let outcome = match wanted {
+        Ok(wanted) => examined(api, asked, wanted).await,
+        Err(error) => Err(Box::new(error)),
+    };
+    Ok(unstored(api.finish(outcome)))
+}
+
+async fn examined(api: &Api, asked: Asked<'_>, wanted: Wanted) -> Outcome {
     let query = asked.query();
     let (health, app_id) = (&api.blocks.health, query.get("appid"));
-    match question::parse(&query.pairs()).map_err(Box::new)? {
+    match wanted {
         Wanted::Plain => done(health.ready(Some(app_id))),
         Wanted::Targets(targets, effort) => {
             health.ours(Some(app_id)).map_err(Box::new)?;
-            let outcome = api.blocks.await_targets(&targets, effort).await;
-            done(outcome).map(unstored)
+            done(api.blocks.await_targets(&targets, effort).await)
         }
         Wanted::Health(question) => {
             if let Err(error) = health.ready(Some(app_id)) {
@@ -39,6 +54,11 @@ pub(super) async fn ready(api: &Api, asked: Asked<'_>) -> Outcome {
 
 /// Everything that is known of every component. Answers in every phase.
 pub(super) async fn list(api: &Api, asked: Asked<'_>) -> Outcome {
+    let outcome = listed(api, asked).await;
+    Ok(unstored(api.finish(outcome)))
+}
+
+async fn listed(api: &Api, asked: Asked<'_>) -> Outcome {
     let effort = question::effort(&asked.query().pairs()).map_err(Box::new)?;
     let question = Question {
         subjects: vec![Subject::Components],
@@ -60,11 +80,16 @@ pub(super) async fn list(api: &Api, asked: Asked<'_>) -> Outcome {
         ),
     ];
     members.extend(groups(&report));
-    Ok(unstored(reply::structure(200, &Value::Object(members))))
+    Ok(reply::structure(200, &Value::Object(members)))
 }
 
 /// The health of one component.
 pub(super) async fn one(api: &Api, asked: Asked<'_>) -> Outcome {
+    let outcome = inspected(api, asked).await;
+    Ok(unstored(api.finish(outcome)))
+}
+
+async fn inspected(api: &Api, asked: Asked<'_>) -> Outcome {
     let effort = question::effort(&asked.query().pairs()).map_err(Box::new)?;
     let report = api.blocks.examine_one(&asked.param(0), effort).await;
     Ok(told(seen(report.map_err(Box::new)?, &asked)))
@@ -83,11 +108,11 @@ fn told(report: Report) -> Response<Body> {
     let status = match report.verdict {
         Verdict::Failed => 500,
         Verdict::Unverified => 405,
-        Verdict::Fine if report.is_empty() => return unstored(reply::empty()),
+        Verdict::Fine if report.is_empty() => return reply::empty(),
         Verdict::Fine => 200,
     };
     let body = Value::Object(groups(&report).collect());
-    let mut response = unstored(reply::structure(status, &body));
+    let mut response = reply::structure(status, &body);
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         response
             .headers_mut()
@@ -278,7 +303,6 @@ mod tests {
             };
             assert_eq!(answer.status().as_u16(), status);
             assert_eq!(header(ALLOW), allow);
-            assert_eq!(header(CACHE_CONTROL), Some("no-store"));
         }
     }
 }
