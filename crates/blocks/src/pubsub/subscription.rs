@@ -20,8 +20,6 @@ use outrigger_component_api::{
     ComponentError, Handler, Message, Outcome, PubSub, Source, Subscribe,
 };
 use outrigger_core::Metadata;
-use outrigger_core::error::{ApiError, GrpcCode};
-use outrigger_lifecycle::connection;
 use outrigger_lifecycle::subscription::{Action, Event, Machine, State, Status};
 use outrigger_lifecycle::{Clock, Moment, Scope, Stop};
 use outrigger_telemetry::journal::{self, Told};
@@ -32,7 +30,6 @@ use super::bulk::{BulkDesk, BulkHandler};
 use super::deliver::{AppSink, Deliverer, Desk, SCOPE, Sink};
 use super::policy::{Halt, Hold};
 use super::route::Rules;
-use super::stream::{self, Connection};
 use crate::activity::Kind;
 use crate::app::{AppChannel, BulkOptions};
 use crate::component::{Handle, Instance};
@@ -40,8 +37,11 @@ use crate::errors;
 use crate::registry::Registry;
 
 mod runner;
+mod streams;
 
 use runner::Runner;
+pub use streams::Stream;
+use streams::Streaming;
 
 /// A broker has this long to register a subscription.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -119,7 +119,7 @@ struct Shared {
 struct Running {
     /// Subscriptions of the app, in their order; at most one per component and topic.
     app: Vec<Entry>,
-    streams: HashMap<u64, Entry>,
+    streams: HashMap<u64, Streaming>,
     next_stream: u64,
 }
 
@@ -178,14 +178,6 @@ impl Entry {
     }
 }
 
-/// An open stream; dropping it ends its subscription.
-pub struct Stream {
-    pub connection: Connection,
-    status: watch::Receiver<Status>,
-    id: u64,
-    owner: Arc<Subscriptions>,
-}
-
 impl Subscriptions {
     pub fn new(
         registry: Arc<Registry>,
@@ -212,7 +204,8 @@ impl Subscriptions {
     }
 
     /// Makes the app's subscriptions be exactly these. What has not changed runs on undisturbed and keeps its place in the
-    /// list, ahead of what has; otherwise the order is the given one. Without an app they are only listed.
+    /// list, ahead of what has; otherwise the order is the given one. Without an app they are only listed. Streams go over to
+    /// whatever component has their name now.
     pub fn apply(&self, plans: Vec<Arc<Plan>>) {
         let sink = self
             .shared
@@ -243,78 +236,11 @@ impl Subscriptions {
         }
         next.sort_by_key(|(order, _)| *order);
         running.app = next.into_iter().map(|(_, entry)| entry).collect();
+        self.rebind(&mut running.streams);
         drop(running);
         for (_, gone) in known {
             gone.end();
         }
-    }
-
-    /// Opens a subscription over a stream. Its events wait until it stands.
-    ///
-    /// # Errors
-    /// When the component is unknown or rejected, or the topic is not allowed.
-    pub fn open_stream(
-        self: &Arc<Self>,
-        pubsub: &str,
-        topic: &str,
-        metadata: Metadata,
-        dead_letter_topic: &str,
-    ) -> Result<Stream, ApiError> {
-        let Some(handle) = self.shared.registry.pubsub(pubsub) else {
-            return Err(self
-                .shared
-                .registry
-                .rejection(pubsub, "pubsub.")
-                .unwrap_or_else(|| errors::pubsub::not_found(pubsub, None)));
-        };
-        if handle.status().state == connection::State::Rejected {
-            return Err(handle.not_ready());
-        }
-        if let Some(instance) = handle.instance()
-            && !instance.about.access.may_subscribe(topic)
-        {
-            let message = format!(
-                "failed to create subscription for {pubsub}: {}",
-                not_allowed(pubsub, topic)
-            );
-            return Err(ApiError::legacy(
-                403,
-                GrpcCode::Unknown,
-                "ERR_PUBSUB_FORBIDDEN",
-                "pubsub",
-                message,
-            ));
-        }
-        let plan = Arc::new(Plan {
-            origin: Origin::Streaming,
-            pubsub: pubsub.to_owned(),
-            topic: topic.to_owned(),
-            rules: Rules::single("/"),
-            dead_letter_topic: dead_letter_topic.to_owned(),
-            metadata,
-            bulk: None,
-            fingerprint: String::new(),
-        });
-        let (sink, connection) = stream::pair();
-        let entry = self.start(
-            plan,
-            Some(handle),
-            Some(Arc::new(sink)),
-            self.shared.streams.clone(),
-            Vec::new(),
-        );
-        let status = entry.status.clone();
-        let mut running = self.lock();
-        running.next_stream += 1;
-        let id = running.next_stream;
-        running.streams.insert(id, entry);
-        drop(running);
-        Ok(Stream {
-            connection,
-            status,
-            id,
-            owner: self.clone(),
-        })
     }
 
     /// Every subscription, those of the app first.
@@ -325,7 +251,7 @@ impl Subscriptions {
         running
             .app
             .iter()
-            .chain(streams.into_iter().map(|(_, entry)| entry))
+            .chain(streams.into_iter().map(|(_, stream)| &stream.entry))
             .map(Entry::listed)
             .collect()
     }
@@ -415,7 +341,12 @@ fn back(
     }
     before.push(entry);
     for earlier in &before {
-        earlier.place.has_successor.store(true, Ordering::Relaxed);
+        // One that only waits for a component shows nothing in its place.
+        let has_successor = handle.is_some();
+        earlier
+            .place
+            .has_successor
+            .store(has_successor, Ordering::Relaxed);
     }
     Err(before)
 }
@@ -423,24 +354,6 @@ fn back(
 impl std::fmt::Debug for Subscriptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Subscriptions({})", self.lock().app.len())
-    }
-}
-
-impl Stream {
-    /// Waits until the subscription stands at the broker.
-    pub async fn registered(&mut self) {
-        self.status
-            .wait_for(|status| status.state == State::Active)
-            .await
-            .ok();
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if let Some(entry) = self.owner.lock().streams.remove(&self.id) {
-            entry.end();
-        }
     }
 }
 

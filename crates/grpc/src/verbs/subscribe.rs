@@ -28,12 +28,16 @@ pub(crate) async fn serve(
         Ok(initial) => initial,
         Err(status) => return finish(reply, context, &status),
     };
-    let opened = api.blocks.subscriptions.open_stream(
+    let opening = api.blocks.subscriptions.open_stream(
         &initial.pubsub_name,
         &initial.topic,
         initial.metadata,
         initial.dead_letter_topic.as_deref().unwrap_or_default(),
     );
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = reply.cancelled() => return GrpcCode::Cancelled,
+    };
     let mut stream = match opened {
         Ok(stream) => stream,
         Err(error) => return finish(reply, context, &error.into()),
@@ -42,13 +46,15 @@ pub(crate) async fn serve(
         return GrpcCode::Cancelled;
     }
     // The app hears of its subscription when the broker knows it.
-    let standing = tokio::select! {
-        () = stream.registered() => true,
+    let (mut standing, mut refusal) = (stream.watch(), stream.watch());
+    let obstacle = tokio::select! {
+        () = standing.registered() => None,
         () = reply.cancelled() => return GrpcCode::Cancelled,
-        () = closing(api.blocks.health.phase.clone()) => false,
+        refused = refusal.refused() => Some(refused.into()),
+        () = closing(api.blocks.health.phase.clone()) => Some(closed()),
     };
-    if !standing {
-        return finish(reply, context, &closed());
+    if let Some(status) = obstacle {
+        return finish(reply, context, &status);
     }
     if reply
         .send(encode(&answer(Told::InitialResponse(
@@ -67,6 +73,8 @@ pub(crate) async fn serve(
             Some(status) => status,
             None => return GrpcCode::Cancelled,
         },
+        // No waiting can mend it; an app that comes back is told the same until it is mended.
+        refused = refusal.refused() => refused.into(),
         () = closing(api.blocks.health.phase.clone()) => closed(),
     };
     finish(reply, context, &status)

@@ -2,3 +2,4 @@
 
 mod hand_over;
 mod letting_go;
+mod streams;

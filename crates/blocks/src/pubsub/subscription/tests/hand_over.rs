@@ -11,6 +11,8 @@ use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::Settings;
 use tokio::sync::Semaphore;
 
+use outrigger_lifecycle::connection;
+
 use super::super::*;
 use crate::about::About;
 use crate::activity::Activity;
@@ -24,7 +26,7 @@ use crate::pubsub::{Poison, Publisher};
 use crate::registry::Table;
 
 /// A broker that writes down what it is told.
-struct Broker {
+pub(super) struct Broker {
     name: &'static str,
     shares: bool,
     log: Arc<Mutex<Vec<String>>>,
@@ -170,12 +172,12 @@ impl AppChannel for FakeApp {
 }
 
 /// Subscriptions to one component.
-struct Bench {
-    subscriptions: Subscriptions,
-    handle: Arc<Handle<dyn PubSub>>,
+pub(super) struct Bench {
+    pub(super) subscriptions: Arc<Subscriptions>,
+    pub(super) handle: Arc<Handle<dyn PubSub>>,
     app: Arc<FakeApp>,
     log: Arc<Mutex<Vec<String>>>,
-    clock: Clock,
+    pub(super) clock: Clock,
     _gates: (
         watch::Sender<bool>,
         watch::Sender<bool>,
@@ -184,7 +186,16 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
+        let bench = Self::unread();
+        let mut table = Table::default();
+        table.pubsub.insert("bus".to_owned(), bench.handle.clone());
+        bench.subscriptions.shared.registry.replace(table);
+        bench
+    }
+
+    /// Resources have not been read yet.
+    pub(super) fn unread() -> Self {
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new(Settings::new("app")));
         let resiliency = Arc::new(Resiliency::new(String::new(), clock, metrics.clone()));
@@ -223,10 +234,7 @@ impl Bench {
             poison: Poison::new(0),
         });
         let handle = component(clock);
-        let mut table = Table::default();
-        table.pubsub.insert("bus".to_owned(), handle.clone());
-        registry.replace(table);
-        let subscriptions = Subscriptions::new(
+        let subscriptions = Arc::new(Subscriptions::new(
             registry,
             desk,
             Some(app.clone()),
@@ -234,7 +242,7 @@ impl Bench {
             pulls.subscribe(),
             streams.subscribe(),
             Scope::root(),
-        );
+        ));
         Self {
             subscriptions,
             handle,
@@ -245,7 +253,7 @@ impl Bench {
         }
     }
 
-    fn broker(&self, name: &'static str, shares: bool) -> Arc<Broker> {
+    pub(super) fn broker(&self, name: &'static str, shares: bool) -> Arc<Broker> {
         Arc::new(Broker {
             name,
             shares,
@@ -256,7 +264,7 @@ impl Bench {
     }
 
     /// Puts a broker where callers find it; what was there makes way.
-    fn install(&self, broker: &Arc<Broker>) {
+    pub(super) fn install(&self, broker: &Arc<Broker>) {
         self.handle.retire();
         self.handle
             .install(broker.clone(), Arc::new(About::default()));
@@ -281,7 +289,7 @@ impl Bench {
     }
 
     /// Hands a message to the newest source that fetches.
-    fn message(&self, broker: &Broker) {
+    pub(super) fn message(&self, broker: &Broker) {
         let sources = broker.sources.lock().unwrap();
         let alive = sources.iter().rev().filter_map(Weak::upgrade);
         let state = alive
@@ -303,12 +311,12 @@ impl Bench {
     }
 
     /// What happened since the last question, once nothing happens any more.
-    async fn happened(&self) -> Vec<String> {
+    pub(super) async fn happened(&self) -> Vec<String> {
         tokio::time::sleep(Duration::from_millis(50)).await;
         std::mem::take(&mut *self.log.lock().unwrap())
     }
 
-    fn listed(&self) -> (String, State, Option<String>) {
+    pub(super) fn listed(&self) -> (String, State, Option<String>) {
         let all = self.subscriptions.list();
         let only = all.first().expect("a subscription");
         (
@@ -319,7 +327,7 @@ impl Bench {
     }
 }
 
-fn component(clock: Clock) -> Arc<Handle<dyn PubSub>> {
+pub(super) fn component(clock: Clock) -> Arc<Handle<dyn PubSub>> {
     let info = Info {
         name: ComponentName::from("bus"),
         type_name: "pubsub.fake".to_owned(),
@@ -331,7 +339,7 @@ fn component(clock: Clock) -> Arc<Handle<dyn PubSub>> {
     control.handle
 }
 
-fn ready(clock: Clock) -> ConnectionStatus {
+pub(super) fn ready(clock: Clock) -> ConnectionStatus {
     ConnectionStatus {
         state: connection::State::Ready,
         since: clock.now(),

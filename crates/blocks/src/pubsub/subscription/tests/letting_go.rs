@@ -196,10 +196,11 @@ async fn stage() -> Stage {
         open,
         scope.clone(),
     ));
-    let mut stream = subscriptions
+    let stream = subscriptions
         .open_stream("bus", "t", Metadata::new(), "")
+        .await
         .unwrap();
-    stream.registered().await;
+    stream.watch().registered().await;
     broker.log.take();
     Stage {
         broker,

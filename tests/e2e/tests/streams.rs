@@ -1,0 +1,117 @@
+//! Subscriptions over streams while resources change: the app opens them once and waits.
+//!
+//! Owns: what §4.7 and §4.9 of `lifecycle.md` say of streams. How they end with the sidecar is in `stop.rs`.
+//! Start at any test; each is a story of its own.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a step that fails must fail its test, and tell where"
+)]
+
+use outrigger_e2e::{Component, Plan, Sidecar, grpc, s};
+use outrigger_proto::Message as _;
+use outrigger_proto::dapr::proto::runtime::v1::subscribe_topic_events_request_alpha1::SubscribeTopicEventsRequestType as Asked;
+use outrigger_proto::dapr::proto::runtime::v1::subscribe_topic_events_response_alpha1::SubscribeTopicEventsResponseType as Told;
+use outrigger_proto::dapr::proto::runtime::v1::{
+    SubscribeTopicEventsRequestAlpha1, SubscribeTopicEventsRequestInitialAlpha1,
+    SubscribeTopicEventsResponseAlpha1,
+};
+use outrigger_testkit::servers::{Redis, RedisServer, Server as _};
+use outrigger_testkit::{PrivateDir, ports, wait};
+
+/// A stream that was asked for.
+async fn stream(sidecar: &Sidecar) -> grpc::Stream {
+    let method = "/dapr.proto.runtime.v1.Dapr/SubscribeTopicEventsAlpha1";
+    let mut stream = grpc::Stream::open(sidecar.ports.grpc, method, &[]).await;
+    let initial = SubscribeTopicEventsRequestInitialAlpha1 {
+        pubsub_name: "bus".to_owned(),
+        topic: "new".to_owned(),
+        ..SubscribeTopicEventsRequestInitialAlpha1::default()
+    };
+    let request = SubscribeTopicEventsRequestAlpha1 {
+        subscribe_topic_events_request_type: Some(Asked::InitialRequest(initial)),
+    };
+    stream.send(&request.encode_to_vec());
+    stream
+}
+
+async fn told(stream: &mut grpc::Stream) -> Told {
+    let message = wait::within("a message", s(15), stream.next())
+        .await
+        .unwrap();
+    let response = SubscribeTopicEventsResponseAlpha1::decode(message).unwrap();
+    response.subscribe_topic_events_response_type.unwrap()
+}
+
+async fn event(stream: &mut grpc::Stream) -> String {
+    match told(stream).await {
+        Told::EventMessage(event) => String::from_utf8(event.data.to_vec()).unwrap(),
+        Told::InitialResponse(_) => panic!("no event"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_outlives_the_removal_of_its_component_and_goes_on_with_the_one_that_comes_back() {
+    let sidecar = Plan::new("orders")
+        .file("bus.yaml", Component::new("bus", "pubsub.in-memory").yaml())
+        .serving()
+        .await;
+    let mut events = stream(&sidecar).await;
+    assert!(matches!(told(&mut events).await, Told::InitialResponse(_)));
+    sidecar.publish("bus", "new", "one").await.assert(204, "");
+    assert_eq!(event(&mut events).await, r#""one""#);
+
+    let away = PrivateDir::new("away");
+    let (file, aside) = (
+        sidecar.folder().join("bus.yaml"),
+        away.path().join("bus.yaml"),
+    );
+    std::fs::rename(&file, &aside).unwrap();
+    wait::until("the end of the component", s(20), async || {
+        let answer = sidecar.publish("bus", "new", "lost").await;
+        if answer.status == 404 {
+            Ok(())
+        } else {
+            Err(answer.status)
+        }
+    })
+    .await;
+    std::fs::rename(&aside, &file).unwrap();
+    sidecar.until_topic("bus", "new", "active", s(20)).await;
+    sidecar.publish("bus", "new", "two").await.assert(204, "");
+    assert_eq!(event(&mut events).await, r#""two""#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_waits_is_told_when_its_component_turns_out_to_be_wrong() {
+    // The value of a secret is judged by the first attempt, and only once the store has it.
+    let secrets = PrivateDir::new("secrets");
+    let file = secrets.path().join("secrets.json");
+    let vault = Component::new("vault", "secretstores.local.file")
+        .set("secretsFile", &file.display().to_string());
+    let redis = RedisServer::launch(Redis::default()).await;
+    let bus = Component::redis_pubsub("bus", &redis.address()).secret("redisDB", "vault", "number");
+    let sidecar = Plan::new("orders").with(&vault).with(&bus).serving().await;
+    let events = stream(&sidecar).await;
+    sidecar.until_topic("bus", "new", "idle", s(5)).await;
+    secrets.write("secrets.json", r#"{"number": "first"}"#);
+    let outcome = wait::within("the end", s(20), events.ended()).await;
+    let rejected = 9;
+    assert_eq!(outcome.code, rejected, "{outcome:?}");
+    assert!(outcome.message.contains("rejected"), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_waits_as_long_as_the_broker_is_away() {
+    let address = format!("127.0.0.1:{}", ports::free());
+    let sidecar = Plan::new("orders")
+        .with(&Component::redis_pubsub("bus", &address))
+        .serving()
+        .await;
+    let mut events = stream(&sidecar).await;
+    sidecar.until("bus", "unavailable", s(10)).await;
+    let early = tokio::time::timeout(s(3), events.next()).await;
+    assert!(early.is_err(), "{early:?}");
+}
