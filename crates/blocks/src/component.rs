@@ -14,7 +14,7 @@ use outrigger_component_api::{
     Catalog, ComponentError, ComponentName, Kind, NameResolver, PubSub, SecretStore, StateStore,
 };
 use outrigger_core::ApiError;
-use outrigger_lifecycle::connection::{Failure, State, Status};
+use outrigger_lifecycle::connection::{Class, Failure, State, Status};
 use outrigger_lifecycle::{Clock, Moment};
 use outrigger_telemetry::Metrics;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::about::About;
 use crate::errors;
 use crate::health::{Proofs, SHARED_FOR};
+use crate::waiting::{Need, Obstacle, Patience, may_come};
 
 /// Callers beyond this many do not wait for a component that is not ready.
 const MAX_WAITERS: usize = 1_000;
@@ -74,6 +75,8 @@ pub struct Handle<T: ?Sized> {
     status: watch::Sender<Status>,
     /// A changed definition that has not taken its place yet.
     pending: watch::Sender<Option<Pending>>,
+    /// The secret store that is missing, while the component is pending for it.
+    needs: watch::Sender<Option<Need>>,
     signals: mpsc::Sender<Signal>,
     /// How often an attempt out of turn was asked for. A counter cannot overflow as a queue can.
     kicks: watch::Sender<u64>,
@@ -123,12 +126,6 @@ pub struct Pending {
     pub status: Status,
 }
 
-/// How long callers wait for a component that is not ready.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    pub wait: Duration,
-}
-
 /// The supervisor's side of a handle.
 pub struct Control<T: ?Sized> {
     pub handle: Arc<Handle<T>>,
@@ -147,6 +144,7 @@ impl<T: ?Sized> Control<T> {
             instance: ArcSwapOption::const_empty(),
             status: watch::Sender::new(status),
             pending: watch::Sender::new(None),
+            needs: watch::Sender::new(None),
             signals,
             kicks: watch::Sender::new(0),
             waiters: AtomicUsize::new(0),
@@ -215,27 +213,36 @@ impl<T: ?Sized> Handle<T> {
     }
 
     async fn wait(&self, patience: Patience) -> Result<Arc<Instance<T>>, ApiError> {
-        let status = self.status();
+        let until = self.clock.now() + patience.wait;
+        let (mut watch, mut needs) = (self.watch(), self.needs.subscribe());
         self.want();
-        if !self.worth_waiting(&status, patience) {
-            return self.instance().ok_or_else(|| self.not_ready());
-        }
         let _place = Waiting::begin(&self.waiters);
         if self.waiters() > MAX_WAITERS {
-            return Err(self.not_ready());
+            return self.instance().ok_or_else(|| self.not_ready());
         }
-        let mut watch = self.watch();
         let ready = async {
             loop {
+                let mut need = needs.borrow_and_update().clone();
+                let status = watch.borrow_and_update().clone();
+                // Only now: what comes later is a change.
                 if let Some(instance) = self.instance() {
                     return Some(instance);
                 }
-                let hopeless = {
-                    let status = watch.borrow_and_update();
-                    matches!(status.state, State::Rejected | State::Closing)
+                let store = need.as_mut().map(Need::seen);
+                let obstacle = match &store {
+                    Some(store) => Obstacle::Store(store.as_ref()),
+                    None => Obstacle::None,
                 };
-                if hopeless || watch.changed().await.is_err() {
+                if !may_come(&status, obstacle, self.clock.now(), until) {
                     return None;
+                }
+                tokio::select! {
+                    changed = watch.changed() => if changed.is_err() {
+                        return None;
+                    },
+                    // The sender lives in self.
+                    _ = needs.changed() => {}
+                    () = changed(need.as_mut()) => {}
                 }
             }
         };
@@ -245,25 +252,41 @@ impl<T: ?Sized> Handle<T> {
         }
     }
 
-    fn worth_waiting(&self, status: &Status, patience: Patience) -> bool {
-        match status.state {
-            State::Ready | State::Connecting => true,
-            State::Unavailable => {
-                let fast = status
-                    .failure
-                    .as_ref()
-                    .is_none_or(|failure| failure.class.is_fast());
-                // A kick may bring the attempt forward, so its distance alone does not decide.
-                fast && status.next_attempt.is_some()
-            }
-            State::Pending => status.failure.is_none() && patience.wait > Duration::ZERO,
-            State::Rejected | State::Closing => false,
+    /// For the supervisor: where it shows which secret store is missing.
+    pub fn needs(&self) -> &watch::Sender<Option<Need>> {
+        &self.needs
+    }
+
+    fn need(&self) -> Option<Need> {
+        let is_pending = self.status.borrow().state == State::Pending;
+        self.needs.borrow().clone().filter(|_| is_pending)
+    }
+
+    /// Why a component is pending, in one word for machines: `secretstore:<name>` or `lazy`.
+    pub fn reason(&self) -> Option<String> {
+        if self.status.borrow().state != State::Pending {
+            return None;
         }
+        match self.need() {
+            Some(need) => Some(format!("secretstore:{}", need.store)),
+            None => self.proofs.is_dormant().then(|| "lazy".to_owned()),
+        }
+    }
+
+    /// The status as it is told: what a pending component waits for is its obstacle.
+    pub fn told(&self) -> Status {
+        let mut status = self.status();
+        if let Some(mut need) = self.need() {
+            let message = format!("waiting for secret store {}", need.store);
+            status.failure = Some(Failure::new(Class::Secret, message));
+            status.next_attempt = need.seen().and_then(|store| store.next_attempt);
+        }
+        status
     }
 
     /// What a caller is told of a component that does not serve now.
     pub fn not_ready(&self) -> ApiError {
-        errors::component::not_ready(&self.info(), &self.status(), self.clock.now())
+        errors::component::not_ready(&self.info(), &self.told(), self.clock.now())
     }
 
     /// What a caller is told when the connection broke under its call.
@@ -421,6 +444,14 @@ impl<T: ?Sized> std::fmt::Debug for Handle<T> {
     }
 }
 
+/// Waits until the store that is needed does otherwise.
+async fn changed(need: Option<&mut Need>) {
+    match need {
+        Some(need) => need.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -480,6 +511,16 @@ impl AnyHandle {
 
     pub fn status(&self) -> Status {
         each!(self, handle => handle.status())
+    }
+
+    /// See [`Handle::told`].
+    pub fn told(&self) -> Status {
+        each!(self, handle => handle.told())
+    }
+
+    /// See [`Handle::reason`].
+    pub fn reason(&self) -> Option<String> {
+        each!(self, handle => handle.reason())
     }
 
     pub fn watch(&self) -> watch::Receiver<Status> {

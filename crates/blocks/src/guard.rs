@@ -17,8 +17,9 @@ use outrigger_resiliency::{
 };
 use outrigger_telemetry::Metrics;
 
-use crate::component::{Handle, Instance, Patience};
+use crate::component::{Handle, Instance};
 use crate::errors::policy as told;
+use crate::waiting::Patience;
 
 /// What every building block needs to call components.
 #[derive(Clone, Debug)]
@@ -129,7 +130,8 @@ impl Guard {
         handle: &Arc<Handle<T>>,
         limit: Option<Duration>,
     ) -> Result<Arc<Instance<T>>, ApiError> {
-        let wait = limit.map_or(self.patience.wait, |limit| limit.min(self.patience.wait));
+        let patience = self.patience.of_caller().wait;
+        let wait = limit.map_or(patience, |limit| limit.min(patience));
         let ready = handle.ready(Patience { wait }).await;
         if let Err(error) = &ready {
             handle.refuse();

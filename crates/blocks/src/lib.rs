@@ -26,11 +26,13 @@ pub mod resolve;
 pub mod secrets;
 pub mod state;
 pub mod status;
+pub mod waiting;
 
 pub use about::{About, Origin};
-pub use component::{AnyHandle, Control, Handle, InUse, Info, Instance, Patience, Pending, Signal};
+pub use component::{AnyHandle, Control, Handle, InUse, Info, Instance, Pending, Signal};
 pub use guard::Guard;
 pub use registry::{Registry, Rejected, Table};
+pub use waiting::Patience;
 
 use std::sync::Arc;
 

@@ -168,7 +168,7 @@ impl MetadataApi {
         let now = self.clock.now();
         let subscriptions = self.subscriptions.list();
         let known = table.all.iter().map(|handle| {
-            let (info, status) = (handle.info(), handle.status());
+            let (info, status) = (handle.info(), handle.told());
             let mut members = vec![
                 ("name", Value::string(info.name.as_str())),
                 ("type", Value::String(info.full_type())),
@@ -176,6 +176,9 @@ impl MetadataApi {
                 ("sinceMs", millis(now.since(status.since))),
                 ("attempt", Value::integer(status.attempt)),
             ];
+            if let Some(reason) = handle.reason() {
+                members.push(("reason", Value::String(reason)));
+            }
             members.extend(trouble(&status, now, reader));
             if let Some(at) = status
                 .last_ok

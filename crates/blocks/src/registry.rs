@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use outrigger_component_api::{PubSub, SecretStore, StateStore};
@@ -11,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::component::{AnyHandle, Handle};
 use crate::errors;
+use crate::waiting::Patience;
 
 /// A resource that exists and cannot be used as it is written.
 #[derive(Clone, Debug)]
@@ -63,9 +63,11 @@ impl Registry {
     ///
     /// # Errors
     /// When they have not been read in time.
-    pub async fn loaded(&self, patience: Duration) -> Result<(), ApiError> {
+    pub async fn loaded(&self, patience: Patience) -> Result<(), ApiError> {
         let mut loaded = self.loaded.subscribe();
-        match tokio::time::timeout(patience, loaded.wait_for(|loaded| *loaded)).await {
+        match tokio::time::timeout(patience.of_caller().wait, loaded.wait_for(|loaded| *loaded))
+            .await
+        {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(errors::component::starting()),
         }

@@ -44,7 +44,7 @@ impl Secrets {
         if let Some(handle) = self.registry.secrets(store) {
             return Ok(handle);
         }
-        self.registry.loaded(self.guard.patience.wait).await?;
+        self.registry.loaded(self.guard.patience).await?;
         if let Some(handle) = self.registry.secrets(store) {
             return Ok(handle);
         }

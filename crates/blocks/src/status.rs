@@ -145,8 +145,13 @@ impl Blocks {
         ])
     }
 
-    /// Puts what is in the app's hands into the gauge that is read.
+    /// Puts what is in the app's hands, and who waits for a component, into the gauges that are read.
     pub fn refresh_gauges(&self) {
+        for handle in &self.metadata.registry.table().all {
+            let waiters = handle.waiters() as f64;
+            let gauge = &self.metrics.component_waiters;
+            gauge.set([handle.name().as_str()], waiters);
+        }
         for (kind, component, number) in self.activity.all() {
             self.metrics
                 .inflight
@@ -188,7 +193,7 @@ impl MetadataApi {
 
     fn one_component(&self, handle: &AnyHandle, subscriptions: &[Listed]) -> Value {
         let now = self.clock.now();
-        let (info, status) = (handle.info(), handle.status());
+        let (info, status) = (handle.info(), handle.told());
         let failure = status.failure.as_ref();
         let used =
             Some(handle.last_used()).filter(|used| *used > outrigger_lifecycle::Moment::START);
@@ -217,6 +222,7 @@ impl MetadataApi {
             ("type", Some(Value::String(info.full_type()))),
             ("state", Some(Value::string(status.state.name()))),
             ("sinceMs", Some(millis(now.since(status.since)))),
+            ("reason", handle.reason().map(Value::String)),
             ("attempt", Some(Value::integer(status.attempt))),
             (
                 "class",

@@ -297,15 +297,14 @@ impl Api {
             let limited = async {
                 match limit {
                     Some(limit) => {
-                        tokio::time::timeout(limit, &mut work)
-                            .await
-                            .unwrap_or_else(|_| {
-                                let late = Status::new(
-                                    GrpcCode::DeadlineExceeded,
-                                    "context deadline exceeded".to_owned(),
-                                );
-                                (Err(late), None)
-                            })
+                        let call = outrigger_blocks::waiting::within(limit, &mut work);
+                        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+                            let late = Status::new(
+                                GrpcCode::DeadlineExceeded,
+                                "context deadline exceeded".to_owned(),
+                            );
+                            (Err(late), None)
+                        })
                     }
                     None => work.await,
                 }

@@ -219,6 +219,8 @@ pub struct Status {
     pub attempt: u32,
     pub failure: Option<Failure>,
     pub next_attempt: Option<Moment>,
+    /// When a caller last brought an attempt forward.
+    pub kicked_at: Option<Moment>,
     /// Since when there is no connection, after the first failure or loss.
     pub down_since: Option<Moment>,
     pub last_ready: Option<Moment>,
@@ -230,6 +232,19 @@ pub struct Status {
     pub was_ready: bool,
 }
 
+impl Status {
+    /// Whether a caller who needs the component now brings the next attempt forward.
+    pub fn takes_kick(&self, now: Moment) -> bool {
+        let is_fast = |failure: &Failure| failure.class.is_fast();
+        let is_far = self.next_attempt.is_some_and(|due| due > now + KICK_WINDOW);
+        let is_first = self.kicked_at.is_none_or(|at| now.since(at) >= KICK_WINDOW);
+        self.state == State::Unavailable
+            && self.failure.as_ref().is_some_and(is_fast)
+            && is_far
+            && is_first
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Machine {
     timing: Timing,
@@ -239,7 +254,6 @@ pub struct Machine {
     pinging: bool,
     told_at: Option<Moment>,
     told_class: Option<Class>,
-    kicked_at: Option<Moment>,
 }
 
 impl Machine {
@@ -252,6 +266,7 @@ impl Machine {
                 attempt: 0,
                 failure: None,
                 next_attempt: None,
+                kicked_at: None,
                 down_since: None,
                 last_ready: None,
                 last_ok: None,
@@ -263,7 +278,6 @@ impl Machine {
             pinging: false,
             told_at: None,
             told_class: None,
-            kicked_at: None,
         }
     }
 
@@ -420,15 +434,8 @@ impl Machine {
             Event::Due => self.attempt(now),
             Event::Kicked(Kick::News) => self.attempt(now),
             Event::Kicked(Kick::Call) => {
-                let fast = self
-                    .status
-                    .failure
-                    .as_ref()
-                    .is_some_and(|failure| failure.class.is_fast());
-                let far = self.due.is_some_and(|due| due > now + KICK_WINDOW);
-                let fresh = self.kicked_at.is_none_or(|at| now.since(at) >= KICK_WINDOW);
-                if fast && far && fresh {
-                    self.kicked_at = Some(now);
+                if self.status.takes_kick(now) {
+                    self.status.kicked_at = Some(now);
                     return self.attempt(now);
                 }
                 Vec::new()

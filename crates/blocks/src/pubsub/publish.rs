@@ -106,7 +106,7 @@ impl Publisher {
         if pubsub.is_empty() {
             return Err(told::name_empty(metadata.cloned()));
         }
-        self.registry.loaded(self.guard.patience.wait).await?;
+        self.registry.loaded(self.guard.patience).await?;
         if let Some(handle) = self.registry.pubsub(pubsub) {
             return Ok(Bus {
                 publisher: self,

@@ -91,7 +91,7 @@ impl State {
                 handle,
             });
         }
-        self.registry.loaded(self.guard.patience.wait).await?;
+        self.registry.loaded(self.guard.patience).await?;
         if let Some(handle) = self.registry.state(store) {
             return Ok(OpenStore {
                 state: self,

@@ -114,7 +114,7 @@ impl ExternalEndpoints {
         scope.spawn("http_endpoint", |stop| async move {
             let fetching = async {
                 loop {
-                    secrets::requests_ready(&shared.registry, &requests).await;
+                    secrets::requests_ready(&shared.registry, &requests, &secrets::Needs::new(None)).await;
                     match secrets::fetch(&shared.registry, &requests).await {
                         Ok(fetched) => return fetched,
                         Err(Failure { message, .. }) => {

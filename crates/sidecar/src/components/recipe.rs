@@ -10,6 +10,7 @@ use outrigger_config::{ComponentResource, ValueSource};
 use outrigger_lifecycle::connection::{Class, Failure};
 use tracing::{debug, warn};
 
+use super::secrets::Needs;
 use super::{SCOPE, Shared, secrets};
 
 pub(crate) type Settled<T> = (Opener<T>, About);
@@ -17,8 +18,8 @@ pub(crate) type Settled<T> = (Opener<T>, About);
 /// Makes a component, as often as it has to be made.
 #[async_trait]
 pub(crate) trait Recipe<T: ?Sized>: Send + Sync + 'static {
-    /// Waits until everything is there that an attempt needs.
-    async fn dependencies(&self);
+    /// Waits until everything is there that an attempt needs; meanwhile `needs` shows what is missing.
+    async fn dependencies(&self, needs: &Needs);
 
     /// Everything of an attempt ahead of the connection.
     async fn settle(&self) -> Result<Settled<T>, Failure>;
@@ -44,8 +45,9 @@ pub(crate) struct FromResource<T: ?Sized> {
 
 #[async_trait]
 impl<T: Component + ?Sized> Recipe<T> for FromResource<T> {
-    async fn dependencies(&self) {
-        secrets::stores_ready(&self.shared.registry, &self.resource, &self.shared.context).await;
+    async fn dependencies(&self, needs: &Needs) {
+        let requests = secrets_of(&self.resource, &self.shared.context);
+        secrets::requests_ready(&self.shared.registry, &requests, needs).await;
     }
 
     async fn settle(&self) -> Result<Settled<T>, Failure> {
@@ -75,7 +77,7 @@ pub(crate) struct Described(pub Opener<dyn NameResolver>);
 
 #[async_trait]
 impl Recipe<dyn NameResolver> for Described {
-    async fn dependencies(&self) {}
+    async fn dependencies(&self, _: &Needs) {}
 
     async fn settle(&self) -> Result<Settled<dyn NameResolver>, Failure> {
         Ok((self.0.clone(), About::default()))

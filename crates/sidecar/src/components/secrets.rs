@@ -4,32 +4,36 @@ use std::sync::Arc;
 
 use outrigger_blocks::Registry;
 use outrigger_blocks::component::Handle;
+use outrigger_blocks::waiting::Need;
 use outrigger_component_api::SecretStore;
-use outrigger_config::resolve::{FetchedSecrets, SecretRequest, secrets_of};
-use outrigger_config::{ComponentResource, Context};
+use outrigger_config::resolve::{FetchedSecrets, SecretRequest};
 use outrigger_core::Metadata;
 use outrigger_lifecycle::connection::{Class, Failure, State};
+use tokio::sync::watch;
 
 /// The type that answers every name, unknown ones with an empty text.
 const LENIENT: &str = "secretstores.local.env";
 
-/// Waits until every store that a resource asks is there.
-pub(super) async fn stores_ready(
-    registry: &Registry,
-    resource: &ComponentResource,
-    context: &Context,
-) {
-    requests_ready(registry, &secrets_of(resource, context)).await;
-}
+/// Where the store is shown that is missing.
+pub(crate) type Needs = watch::Sender<Option<Need>>;
 
-pub(super) async fn requests_ready(registry: &Registry, requests: &[SecretRequest]) {
+/// Waits until every store that is asked is there.
+pub(super) async fn requests_ready(registry: &Registry, requests: &[SecretRequest], needs: &Needs) {
     for request in requests {
-        let Some(handle) = registry.secrets(&request.store) else {
+        let handle = registry.secrets(&request.store);
+        let status = handle.as_ref().map(|handle| handle.watch());
+        let is_missing = |status: &Receiver| status.borrow().state != State::Ready;
+        if status.as_ref().is_none_or(is_missing) {
+            needs.send_replace(Some(Need {
+                store: request.store.clone(),
+                status: status.clone(),
+            }));
+        }
+        let (Some(handle), Some(mut status)) = (handle, status) else {
             // Resources are applied as a whole: a store that is not there now has gone, and so will we.
             return std::future::pending().await;
         };
         handle.want();
-        let mut status = handle.watch();
         if status
             .wait_for(|status| status.state == State::Ready)
             .await
@@ -38,7 +42,10 @@ pub(super) async fn requests_ready(registry: &Registry, requests: &[SecretReques
             return std::future::pending().await;
         }
     }
+    needs.send_if_modified(|need| need.take().is_some());
 }
+
+type Receiver = watch::Receiver<outrigger_lifecycle::connection::Status>;
 
 /// Asks the stores.
 pub(super) async fn fetch(

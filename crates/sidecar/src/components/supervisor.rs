@@ -207,6 +207,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 .is_some_and(|status| status.state == State::Pending);
             let (recipe, heir) = (self.serving.recipe.clone(), self.heir.clone());
             let clock = shared.clock;
+            let handle = self.handle.clone();
             let woken: Woken<T> = tokio::select! {
                 biased;
                 () = stop.cancelled() => Woken::Stopped,
@@ -220,7 +221,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 Ok(()) = asked.changed() => Woken::Asked,
                 Ok(()) = kicked.changed() => Woken::Kicked,
                 Ok(news) = neighbours.recv() => Woken::News(news),
-                () = recipe.dependencies(), if is_pending && self.is_wanted => Woken::Dependencies,
+                () = recipe.dependencies(handle.needs()), if is_pending && self.is_wanted => Woken::Dependencies,
                 () = dependencies(heir.as_deref()), if heir_is_pending => Woken::HeirDependencies,
                 () = async { match due { Some(due) => clock.until(due).await, None => std::future::pending().await } } => Woken::Due,
             };
@@ -281,7 +282,9 @@ impl<T: Component + ?Sized> Supervisor<T> {
         }
         self.old.cancel();
         self.old.drained(CLOSE_LIMIT).await;
-        record_state(&self.shared.metrics, &self.serving.info, None);
+        let metrics = &self.shared.metrics;
+        metrics.component_waiters.set([self.name()], 0.0);
+        record_state(metrics, &self.serving.info, None);
     }
 
     /// What the component is to be has changed; whether it is to be no more.
@@ -526,10 +529,6 @@ impl<T: Component + ?Sized> Supervisor<T> {
                     .set([self.name()], at.as_secs_f64());
             }
         }
-        self.shared
-            .metrics
-            .component_waiters
-            .set([self.name()], self.handle.waiters() as f64);
         self.show();
     }
 

@@ -17,6 +17,7 @@ fn status(state: State) -> Status {
         attempt: 1,
         failure: None,
         next_attempt: None,
+        kicked_at: None,
         down_since: None,
         last_ready: None,
         last_ok: Some(at(NOW - 5)),

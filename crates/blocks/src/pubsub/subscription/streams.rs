@@ -64,7 +64,7 @@ impl Subscriptions {
     ) -> Result<Stream, ApiError> {
         let registry = &self.shared.registry;
         let patience = self.shared.desk.publisher.guard.patience;
-        registry.loaded(patience.wait).await?;
+        registry.loaded(patience).await?;
         let Some(handle) = registry.pubsub(pubsub) else {
             return Err(registry
                 .rejection(pubsub, "pubsub.")

@@ -5,7 +5,11 @@ use super::*;
 /// Never completes where there is nothing to wait for.
 pub(super) async fn dependencies<T: ?Sized + 'static>(definition: Option<&Definition<T>>) {
     match definition {
-        Some(definition) => definition.recipe.dependencies().await,
+        // What it waits for is no obstacle to the one that serves.
+        Some(definition) => {
+            let needs = watch::Sender::new(None);
+            definition.recipe.dependencies(&needs).await;
+        }
         None => std::future::pending().await,
     }
 }

@@ -19,11 +19,12 @@ use crate::activity::Activity;
 use crate::app::{
     AppSubscription, BulkDelivery, BulkVerdict, Delivery, Discovered, Probe, Verdict,
 };
-use crate::component::{Control, Info, Patience};
+use crate::component::{Control, Info};
 use crate::guard::Guard;
 use crate::invoke::{Call, CallFailure, Reply};
 use crate::pubsub::{Poison, Publisher};
 use crate::registry::Table;
+use crate::waiting::Patience;
 
 /// A broker that writes down what it is told.
 pub(super) struct Broker {
@@ -346,6 +347,7 @@ pub(super) fn ready(clock: Clock) -> ConnectionStatus {
         attempt: 1,
         failure: None,
         next_attempt: None,
+        kicked_at: None,
         down_since: None,
         last_ready: None,
         last_ok: None,

@@ -15,10 +15,11 @@ use outrigger_telemetry::metrics::{Metrics, Settings};
 use super::super::*;
 use crate::about::About;
 use crate::activity::Activity;
-use crate::component::{Control, Info, Patience};
+use crate::component::{Control, Info};
 use crate::guard::Guard;
 use crate::pubsub::{Poison, Publisher};
 use crate::registry::Table;
+use crate::waiting::Patience;
 
 /// What the driver was told, in order.
 #[derive(Clone, Default)]
