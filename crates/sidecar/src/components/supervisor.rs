@@ -28,9 +28,11 @@ use super::recipe::Recipe;
 use super::{SCOPE, Shared};
 
 mod driver;
+mod pinging;
 mod telling;
 
 use driver::*;
+use pinging::Live;
 
 /// For an instance to let go.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -110,8 +112,10 @@ pub(crate) struct Supervisor<T: ?Sized> {
     attempt: Working<Result<Connected<T>, Failure>>,
     ping: Working<Result<(), Failure>>,
     live: Live,
-    /// A fresh connection, opened because the present one did not answer somebody who wants to know now.
+    /// A fresh connection, opened because the present one is doubted.
     trial: Working<Result<Connected<T>, Failure>>,
+    /// What the trial has opened, until it is known whether the present one answers.
+    spare: Option<Connected<T>>,
     /// The heir's; without a connection where only what needs none was checked.
     heir_attempt: Working<Result<Option<Connected<T>>, Failure>>,
     /// What the heir's attempt has opened, for the moment in which it takes over.
@@ -122,13 +126,6 @@ pub(crate) struct Supervisor<T: ?Sized> {
     old: Scope,
     /// When the state that now holds was entered, for the metrics.
     down_since: Option<Instant>,
-}
-
-/// Who waits for the ping under way besides the machine, and since when it is under way.
-#[derive(Default)]
-struct Live {
-    is_asked: bool,
-    since: Option<Instant>,
 }
 
 enum Woken<T: ?Sized> {
@@ -177,6 +174,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
             ping: None,
             live: Live::default(),
             trial: None,
+            spare: None,
             heir_attempt: None,
             fresh: None,
             before: None,
@@ -262,7 +260,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 self.act(action);
             }
         }
-        self.trial = None;
+        self.end_trial();
         self.handle.retire();
         self.handle.withdraw();
         // Whoever works on it looks at this.
@@ -363,84 +361,6 @@ impl<T: Component + ?Sized> Supervisor<T> {
         if is_due(heir) {
             self.event(Event::Heir(Fact::Due));
         }
-    }
-
-    /// Somebody wants to know how the component does now.
-    fn asked(&mut self) {
-        let is_under_way = self.live.is_asked || self.trial.is_some();
-        let is_known = self.handle.proofs.is_fresh(self.shared.clock.now());
-        if self.instance.is_none() || is_under_way || is_known {
-            return;
-        }
-        self.live.is_asked = true;
-        self.start_ping();
-    }
-
-    fn start_ping(&mut self) {
-        if self.ping.is_none() {
-            self.live.since = Some(Instant::now());
-            self.ping = Some(Box::pin(self.probe()));
-        }
-    }
-
-    fn pinged(&mut self, outcome: Result<(), Failure>) {
-        self.ping = None;
-        let (is_asked, since) = (
-            std::mem::take(&mut self.live.is_asked),
-            self.live.since.take(),
-        );
-        let took = since.map(|since| since.elapsed()).unwrap_or_default();
-        match outcome {
-            Ok(()) => {
-                self.both.used(self.shared.clock.now());
-                self.event(Event::Serving(Fact::Pinged(Ok(()))));
-                self.prove(took, Ok(()));
-            }
-            Err(failure) => {
-                let metrics = &self.shared.metrics;
-                metrics.component_ping_failures.add([self.name()], 1);
-                self.event(Event::Serving(Fact::Pinged(Err(failure.clone()))));
-                if !is_asked {
-                    return;
-                }
-                // A resolver announces this sidecar when it is opened, which is no way to ask how it does.
-                let may_try = self.handle.kind != Kind::Names;
-                if self.instance.is_some() && may_try {
-                    let limit = self.both.serving().timing().ping_timeout;
-                    self.trial = Some(Box::pin(self.connect(&self.serving, limit)));
-                } else {
-                    self.event(Event::Serving(Fact::Suspected));
-                    self.prove(took, Err(failure));
-                }
-            }
-        }
-    }
-
-    /// How the second try went, on a connection of its own. It takes the place of one that does not answer.
-    fn tried(&mut self, outcome: Result<Connected<T>, Failure>) {
-        self.trial = None;
-        match outcome {
-            Ok(connected) if self.both.serving().status().state == State::Ready => {
-                self.replace(connected);
-                self.event(Event::Serving(Fact::Renewed));
-                self.prove(Duration::ZERO, Ok(()));
-                info!(target: SCOPE, component = self.name(), "a connection that did not answer was replaced");
-            }
-            Ok(connected) => self.let_go(connected),
-            Err(failure) => {
-                self.event(Event::Serving(Fact::Lost(failure.clone())));
-                self.prove(Duration::ZERO, Err(failure));
-            }
-        }
-    }
-
-    /// Tells everybody who waits, after the status shows it.
-    fn prove(&self, took: Duration, outcome: Result<(), Failure>) {
-        self.handle.proofs.tell(Proof {
-            at: self.shared.clock.now(),
-            took,
-            outcome,
-        });
     }
 
     fn name(&self) -> &str {
@@ -544,7 +464,8 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 self.ping = None;
                 self.live = Live::default();
             }
-            Action::Serving(Step::Ping { .. }) => self.start_ping(),
+            Action::Serving(Step::Ping { fresh: false }) => self.start_ping(),
+            Action::Serving(Step::Ping { fresh: true }) => self.doubt(),
             Action::Serving(Step::Release) => self.release(),
             Action::Serving(Step::Tell(told)) => self.tell(told),
             Action::Heir(Step::Attempt { number }) => self.try_heir(number),
@@ -581,7 +502,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
         let (Some(heir), Some(connected)) = (self.heir.take(), self.fresh.take()) else {
             return;
         };
-        self.trial = None;
+        self.end_trial();
         self.handle.retire();
         self.define(heir);
         if let Some(old) = self.install(connected) {
@@ -595,7 +516,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
         let Some(heir) = self.heir.take() else {
             return;
         };
-        self.trial = None;
+        self.end_trial();
         self.handle.retire();
         self.handle.withdraw();
         let old = self.instance.take();
@@ -630,47 +551,17 @@ impl<T: Component + ?Sized> Supervisor<T> {
             let _permit = shared.attempts.acquire().await;
             let started = Instant::now();
             let scope = Scope::root();
+            // Nobody may want the outcome any more: what was begun ends all the same.
+            let unfinished = scope.stop().clone().drop_guard();
             let attempt = AssertUnwindSafe(open(&*recipe, &handle, scope.clone())).catch_unwind();
             let outcome = bounded(limit, attempt).await;
             shared
                 .metrics
                 .component_connect_seconds
                 .observe([&name], started.elapsed().as_secs_f64());
-            if outcome.is_err() {
-                scope.cancel();
+            if outcome.is_ok() {
+                unfinished.disarm();
             }
-            outcome
-        }
-    }
-
-    fn probe(&self) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
-        let driver = self
-            .instance
-            .as_ref()
-            .map(|instance| instance.driver.clone());
-        let (metrics, limit, name, handle) = (
-            self.shared.metrics.clone(),
-            self.both.serving().timing().ping_timeout,
-            self.name().to_owned(),
-            self.handle.clone(),
-        );
-        async move {
-            let Some(driver) = driver else {
-                return Err(Failure::new(Class::Transient, "there is no connection"));
-            };
-            let started = Instant::now();
-            let ping = AssertUnwindSafe(ping(&*driver, &handle)).catch_unwind();
-            let outcome = match tokio::time::timeout(limit, ping).await {
-                Ok(Ok(outcome)) => outcome.map_err(ComponentError::into_failure),
-                Ok(Err(panic)) => Err(Failure::new(Class::Panic, panic_text(&*panic))),
-                Err(_) => Err(Failure::new(
-                    Class::Timeout,
-                    format!("no answer to a ping within {} seconds", limit.as_secs_f64()),
-                )),
-            };
-            metrics
-                .component_ping_seconds
-                .observe([&name], started.elapsed().as_secs_f64());
             outcome
         }
     }
@@ -679,8 +570,8 @@ impl<T: Component + ?Sized> Supervisor<T> {
     fn release(&mut self) {
         self.handle.withdraw();
         self.ping = None;
+        self.end_trial();
         self.live = Live::default();
-        self.trial = None;
         if let Some(instance) = self.instance.take() {
             self.let_go(instance);
         }
@@ -693,13 +584,6 @@ impl<T: Component + ?Sized> Supervisor<T> {
             .install(connected.driver.clone(), connected.about.clone());
         connected.in_use = Some(in_use);
         self.instance.replace(connected)
-    }
-
-    /// Puts a fresh connection in the place of the present one. Callers notice nothing.
-    fn replace(&mut self, connected: Connected<T>) {
-        if let Some(old) = self.install(connected) {
-            self.let_go(old);
-        }
     }
 
     /// Lets go of an instance once the calls on it have ended; fires when that is done.
