@@ -222,6 +222,10 @@ impl Guard {
                     let pass = pass.map_err(|refusal| Failed::rejected(&refusal))?;
                     let outcome = limited(pass.as_ref(), pin!(call(instance))).await;
                     let outcome = outcome.map(|outcome| self.judged(handle, outcome));
+                    if outcome.is_none() {
+                        // Whoever does not answer in time may not be there any more.
+                        handle.suspect();
+                    }
                     let (Some(operation), Some(pass)) = (operation, pass) else {
                         return outcome.unwrap_or_else(|| Err(out_of_time()));
                     };

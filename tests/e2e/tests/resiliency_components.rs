@@ -17,6 +17,7 @@ use outrigger_e2e::grpc;
 use outrigger_e2e::{Answer, App, Component, Plan, Request, Sidecar, ms, s};
 use outrigger_proto::Message as _;
 use outrigger_proto::dapr::proto::runtime::v1::{GetStateRequest, PublishEventRequest};
+use outrigger_testkit::proxy::Proxy;
 use outrigger_testkit::servers::{Redis, RedisServer, Server as _};
 use outrigger_testkit::wait;
 use serde_json::{Value, json};
@@ -73,6 +74,73 @@ fn assert_rejected(answer: &Answer, status: u16, code: &str) {
         Some("breaker-open; attempts=0")
     );
     assert!(answer.header("retry-after").is_some(), "{answer:?}");
+}
+
+/// Calls of `store` have half a second.
+fn hasty() -> Value {
+    outbound(
+        "store",
+        &json!({"timeouts": {"short": "500ms"}}),
+        &json!({"timeout": "short"}),
+    )
+}
+
+/// A call that exceeds its time is evidence (`lifecycle.md` §4.6).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_is_found_by_the_first_call_that_runs_out_of_time() {
+    let redis = RedisServer::launch(Redis::default()).await;
+    let sidecar = Plan::new("orders")
+        .flag("--component-ping-interval=60s")
+        .with(&Component::redis_state("store", &redis.address()))
+        .policies(&hasty())
+        .serving()
+        .await;
+    sidecar.until("store", "ready", s(5)).await;
+    sidecar.assert_state_works("store").await;
+    redis.pause();
+    let began = Instant::now();
+    let answer = sidecar.get("/v1.0/state/store/key").await;
+    assert!(answer.status >= 500, "{answer:?}");
+    sidecar.until("store", "unavailable", s(4)).await;
+    let took = began.elapsed();
+    redis.resume();
+    assert!(took <= s(4), "{took:?}");
+    sidecar.until("store", "ready", s(12)).await;
+}
+
+/// A doubted connection is replaced where a fresh one answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_went_dead_unnoticed_is_replaced_and_the_store_is_never_unavailable() {
+    let redis = RedisServer::launch(Redis::default()).await;
+    let proxy = Proxy::to(redis.address()).await;
+    let sidecar = Plan::new("orders")
+        .flag("--component-ping-interval=60s")
+        .with(&Component::redis_state("store", &proxy.address()))
+        .policies(&hasty())
+        .serving()
+        .await;
+    sidecar.until("store", "ready", s(5)).await;
+    sidecar.assert_state_works("store").await;
+    proxy.strand();
+    wait::until("a call that is answered", s(6), async || {
+        let answer = sidecar.get("/v1.0/state/store/proof").await;
+        if answer.status == 200 {
+            Ok(())
+        } else {
+            Err(answer.status)
+        }
+    })
+    .await;
+    let seen = sidecar.component("store").await;
+    assert_eq!(
+        (&seen["state"], &seen["attempt"]),
+        (&json!("ready"), &json!(1))
+    );
+    let output = sidecar.process.output();
+    assert!(
+        !output.contains("component lost its connection"),
+        "{output}"
+    );
 }
 
 /// Row 37, as far as an error without a status goes: the lists have nothing to match.
