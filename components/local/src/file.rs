@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use outrigger_component_api::json::{self, Value};
@@ -43,6 +44,7 @@ pub(crate) fn check(spec: &Spec, findings: &mut Findings) -> Option<Opener<dyn S
             let file = File {
                 settings,
                 known: Mutex::default(),
+                revision: AtomicU64::new(0),
             };
             file.current().await?;
             let store: Arc<dyn SecretStore> = Arc::new(file);
@@ -58,6 +60,8 @@ type Stamp = (Option<SystemTime>, u64);
 struct File {
     settings: Settings,
     known: Mutex<Option<Known>>,
+    /// How often it was read.
+    revision: AtomicU64,
 }
 
 impl File {
@@ -74,6 +78,7 @@ impl File {
         }
         let found = Arc::new(secrets(&read(path).await?, &self.settings));
         *known = Some((stamp, found.clone()));
+        self.revision.fetch_add(1, Ordering::Relaxed);
         Ok(found)
     }
 
@@ -93,7 +98,12 @@ impl File {
 impl Component for File {
     /// The file as it is now would do for a start.
     async fn ping(&self) -> Result<(), ComponentError> {
-        read(&self.settings.secrets_file).await.map(|_| ())
+        read(&self.settings.secrets_file).await?;
+        self.current().await.map(|_| ())
+    }
+
+    fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
     }
 
     async fn close(&self) {}
@@ -293,5 +303,26 @@ mod tests {
         assert!(read(&dir.write("right", "{}")).await.unwrap().is_empty());
         let error = read(dir.path()).await.unwrap_err();
         assert!(matches!(error.kind, ErrorKind::Connection(_)), "a folder");
+    }
+
+    #[tokio::test]
+    async fn a_ping_sees_that_the_file_has_changed() {
+        let dir = PrivateDir::new("local-file");
+        let file = File {
+            settings: Settings {
+                secrets_file: dir.write("secrets.json", "{}"),
+                nested_separator: DEFAULT_SEPARATOR.to_owned(),
+                multi_valued: false,
+            },
+            known: Mutex::default(),
+            revision: AtomicU64::new(0),
+        };
+        file.ping().await.unwrap();
+        let before = file.revision();
+        file.ping().await.unwrap();
+        assert_eq!(file.revision(), before);
+        dir.write("secrets.json", r#"{"new": "v"}"#);
+        file.ping().await.unwrap();
+        assert_ne!(file.revision(), before);
     }
 }

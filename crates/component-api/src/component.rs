@@ -27,6 +27,12 @@ pub trait Component: Send + Sync + 'static {
         None
     }
 
+    /// Another number than before when what it holds has changed, such as the file of a secret store: whoever was refused
+    /// by it is worth another try. Looked at after each ping.
+    fn revision(&self) -> u64 {
+        0
+    }
+
     /// Lets go of connections. Idempotent; abandoned after two seconds.
     async fn close(&self);
 }

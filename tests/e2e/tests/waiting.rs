@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use outrigger_e2e::{Component, Plan, Request, Sidecar, grpc, http, ms, s};
 use outrigger_proto::dapr::proto::runtime::v1::{GetStateRequest, GetStateResponse};
-use outrigger_testkit::wait;
+use outrigger_testkit::servers::{Redis, RedisServer, Server as _};
+use outrigger_testkit::{PrivateDir, wait};
 use tokio::net::TcpListener;
 
 const DEADLINE_EXCEEDED: i32 = 4;
@@ -117,4 +118,34 @@ async fn what_a_component_waits_for_is_told_to_callers_in_metadata_and_in_status
     let all = status["components"].as_array().unwrap();
     let store = all.iter().find(|one| one["name"] == "store").unwrap();
     assert_eq!(store["reason"], "secretstore:vault", "{store}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_appears_in_its_file_is_used_at_once() {
+    let redis = RedisServer::launch(Redis {
+        password: Some("pass".to_owned()),
+        ..Redis::default()
+    })
+    .await;
+    let secrets = PrivateDir::new("secrets");
+    let file = secrets.write("secrets.json", r#"{"other": "x"}"#);
+    let vault = Component::new("vault", "secretstores.local.file")
+        .set("secretsFile", &file.display().to_string());
+    let store =
+        Component::redis_state("store", &redis.address()).secret("redisPassword", "vault", "redis");
+    let sidecar = Plan::new("orders")
+        .flag("--component-ping-interval=1s")
+        .with(&vault)
+        .with(&store)
+        .serving()
+        .await;
+    wait::until("a next attempt that is far off", s(60), async || {
+        let seen = sidecar.component("store").await;
+        let is_far = seen["class"] == "SECRET" && seen["nextRetryMs"].as_u64() > Some(9_000);
+        if is_far { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    secrets.write("secrets.json", r#"{"other": "x", "redis": "pass"}"#);
+    sidecar.until("store", "ready", s(5)).await;
+    sidecar.assert_state_works("store").await;
 }

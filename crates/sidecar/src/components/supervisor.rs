@@ -45,6 +45,8 @@ struct Connected<T: ?Sized> {
     about: Arc<About>,
     scope: Scope,
     losses: mpsc::Receiver<ComponentError>,
+    /// Of what it holds, as others know it.
+    revision: u64,
     /// Since it was put where callers find it.
     in_use: Option<InUse>,
 }
@@ -355,6 +357,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
         let is_due = |at: Option<outrigger_lifecycle::Moment>| at.is_some() && at <= due;
         let [serving, heir] = self.both.wake_at();
         if is_due(serving) {
+            self.notice();
             self.both.used(self.handle.last_used());
             self.event(Event::Serving(Fact::Due));
         }

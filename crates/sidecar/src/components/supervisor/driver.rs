@@ -59,6 +59,7 @@ pub(super) async fn open<T: Component + ?Sized>(
         return Err(error.into_failure());
     }
     Ok(Connected {
+        revision: driver.revision(),
         driver,
         about: Arc::new(about),
         scope,

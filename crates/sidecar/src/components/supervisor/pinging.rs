@@ -77,6 +77,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 self.both.used(self.shared.clock.now());
                 self.event(Event::Serving(Fact::Pinged(Ok(()))));
                 self.prove(took, Ok(()));
+                self.notice();
                 return;
             }
             Err(failure) => failure,
@@ -124,6 +125,20 @@ impl<T: Component + ?Sized> Supervisor<T> {
                     self.prove(Duration::ZERO, Err(failure));
                 }
             },
+        }
+    }
+
+    /// What a secret store holds may have changed: whoever failed on it tries at once.
+    pub(super) fn notice(&mut self) {
+        let Some(instance) = &mut self.instance else {
+            return;
+        };
+        let revision = instance.driver.revision();
+        if std::mem::replace(&mut instance.revision, revision) != revision
+            && self.handle.kind == Kind::Secrets
+        {
+            let store = News::Store(self.name().to_owned());
+            self.shared.neighbours.send(store).ok();
         }
     }
 
