@@ -130,6 +130,9 @@ impl Guard {
         handle: &Arc<Handle<T>>,
         limit: Option<Duration>,
     ) -> Result<Arc<Instance<T>>, ApiError> {
+        if let Some(instance) = handle.instance() {
+            return Ok(instance);
+        }
         let patience = self.patience.of_caller().wait;
         let wait = limit.map_or(patience, |limit| limit.min(patience));
         let ready = handle.ready(Patience { wait }).await;

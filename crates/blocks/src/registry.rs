@@ -64,6 +64,9 @@ impl Registry {
     /// # Errors
     /// When they have not been read in time.
     pub async fn loaded(&self, patience: Patience) -> Result<(), ApiError> {
+        if self.is_loaded() {
+            return Ok(());
+        }
         let mut loaded = self.loaded.subscribe();
         match tokio::time::timeout(patience.of_caller().wait, loaded.wait_for(|loaded| *loaded))
             .await

@@ -1,3 +1,5 @@
+//! What is waited for, for how long, and what is told, under virtual time.
+
 use super::*;
 use crate::component::{Control, Handle, Info};
 use outrigger_component_api::{ComponentName, Kind, StateStore};
@@ -10,7 +12,7 @@ fn at(millis: u64) -> Moment {
     Moment::from_start(Duration::from_millis(millis))
 }
 
-fn ms(millis: u64) -> Duration {
+const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
@@ -105,13 +107,7 @@ async fn refused(handle: &Arc<Handle<dyn StateStore>>, patience: Patience) -> (D
     (began.elapsed(), told.message)
 }
 
-const PATIENCE: Patience = Patience {
-    wait: ms_const(2_000),
-};
-
-const fn ms_const(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
+const PATIENCE: Patience = Patience { wait: ms(2_000) };
 
 #[tokio::test(start_paused = true)]
 async fn a_call_leaves_when_the_attempt_that_it_asked_for_has_failed() {
