@@ -106,7 +106,7 @@ pub enum StopRequest {
     Graceful,
     Forced,
     /// Drain, and stay.
-    Drain,
+    Drain(drain::Cause),
     /// Go on after a drain; told whether that was possible.
     Resume(oneshot::Sender<bool>),
     /// The app is gone for good.

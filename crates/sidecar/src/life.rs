@@ -35,6 +35,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 const INSISTS_AFTER: Duration = Duration::from_millis(500);
 /// What there is time for when somebody insists.
 const LAST_BREATH: Duration = Duration::from_millis(120);
+/// For everything that is let go of, however many steps that takes.
+const END_LIMIT: Duration = Duration::from_millis(4_500);
 /// For what has been observed to reach its readers.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// The exit code of a process that is to be started again elsewhere.
@@ -78,6 +80,8 @@ pub(crate) struct Life {
     pub signals: Signals,
     pub companion: Option<Box<dyn Companion>>,
     pub ports: (u16, u16),
+    /// The process is gone by then, once nothing is waited for any more.
+    pub gone_by: Option<Instant>,
 }
 
 /// How the way down went.
@@ -127,10 +131,6 @@ impl Life {
     pub(crate) async fn run(mut self) -> u8 {
         let (end, outcome) = self.live().await;
         let code = self.close(&end, outcome).await;
-        self.blocks
-            .metrics
-            .drain_seconds
-            .observe([end.cause.name()], end.began.elapsed().as_secs_f64());
         if let Some(why) = &end.fatal {
             error!(target: SCOPE, fatal = true, "Fatal error from runtime: {why}");
         }
@@ -146,13 +146,12 @@ impl Life {
         }
         self.servers.close_telling();
         let was_cut_short = outcome == Outcome::Insisted;
-        self.telling
-            .close(if was_cut_short {
-                LAST_BREATH / 2
-            } else {
-                FLUSH_LIMIT
-            })
-            .await;
+        let limit = if was_cut_short {
+            LAST_BREATH / 2
+        } else {
+            FLUSH_LIMIT
+        };
+        self.telling.close(self.at_most(limit)).await;
         code
     }
 
@@ -187,11 +186,13 @@ impl Life {
                 Woken::Told(Told::Stop(name)) => match &end {
                     None => {
                         info!(target: SCOPE, "Received signal '{name}'; beginning shutdown");
+                        self.heed_the_third();
                         End::new(Cause::Signal)
                     }
                     Some(end) if end.began.elapsed() < INSISTS_AFTER => continue,
                     Some(_) => {
                         warn!(target: SCOPE, inflight = self.blocks.activity.in_flight(), "told to stop again: ending at once");
+                        cut(way.as_mut(), &self.sight);
                         return (
                             end.unwrap_or_else(|| End::new(Cause::Signal)),
                             Outcome::Insisted,
@@ -210,8 +211,8 @@ impl Life {
                     self.begin_drain(&mut way, &mut drains, Cause::UserSignal);
                     continue;
                 }
-                Woken::Asked(StopRequest::Drain) => {
-                    self.begin_drain(&mut way, &mut drains, Cause::Drain);
+                Woken::Asked(StopRequest::Drain(cause)) => {
+                    self.begin_drain(&mut way, &mut drains, cause);
                     continue;
                 }
                 Woken::Asked(StopRequest::Resume(answer)) => {
@@ -228,6 +229,7 @@ impl Life {
                 }
                 Woken::Asked(StopRequest::Forced) => {
                     warn!(target: SCOPE, "Force shutdown requested, exiting immediately without graceful shutdown");
+                    cut(way.as_mut(), &self.sight);
                     let cause = Cause::Forced;
                     let forced = end.map_or_else(|| End::new(cause), |end| End { cause, ..end });
                     return (forced, Outcome::Insisted);
@@ -247,6 +249,9 @@ impl Life {
                 },
                 Woken::Ended(code) => {
                     companion_is_over = true;
+                    if let Some(way) = &mut way {
+                        way.app_has_ended();
+                    }
                     if end.is_none() {
                         info!(target: SCOPE, code, "the application has ended by itself");
                     }
@@ -257,6 +262,12 @@ impl Life {
                 }
                 Woken::Gate => {
                     self.gate_changed();
+                    let gate = *self.gate.borrow();
+                    let over = way.take_if(|way| end.is_none() && way.is_overtaken(gate));
+                    if let Some(way) = over {
+                        info!(target: SCOPE, event = "drain", "the application was restarted, and nobody has asked for an end");
+                        self.resume(way, is_settled).await;
+                    }
                     continue;
                 }
                 Woken::Settled => {
@@ -286,6 +297,7 @@ impl Life {
                     let end = end.unwrap_or_else(|| End::new(Cause::Signal));
                     let left = way.as_ref().map(|way| way.left(self.sight.clock));
                     let limit = if late {
+                        self.gone_by = Some(Instant::now() + END_LIMIT);
                         CLOSE_LIMIT
                     } else {
                         left.unwrap_or(Duration::MAX)
@@ -318,6 +330,8 @@ impl Life {
                 because: "",
             };
             *way = Some(WayDown::begin(&self.sight, *drains, &reason));
+        } else if let Some(way) = way {
+            way.asked_again(&self.sight, cause);
         }
     }
 
@@ -409,6 +423,27 @@ impl Life {
         info!(target: SCOPE, phase = self.phases.now().name(), gate = self.gate.borrow().name(), inflight = in_hand, components, "state");
     }
 
+    /// What is left of a limit.
+    fn at_most(&self, limit: Duration) -> Duration {
+        self.gone_by.map_or(limit, |by| {
+            limit.min(by.saturating_duration_since(Instant::now()))
+        })
+    }
+
+    /// Whoever tells us a third time to end is obeyed, whatever is going on.
+    fn heed_the_third(&self) {
+        let began = Instant::now();
+        self.telling.spawn("signals.third", move |stop| async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = third(began) => {
+                    #[expect(clippy::exit, reason = "that is what was asked for")]
+                    std::process::exit(1);
+                }
+            }
+        });
+    }
+
     /// Lets everything go; the exit code.
     async fn close(&mut self, end: &End, outcome: Outcome) -> u8 {
         let limit = match (outcome, end.cause) {
@@ -423,6 +458,17 @@ impl Life {
             (Outcome::Clean, Cause::Network) if self.companion.is_none() => LAST_BREATH,
             (Outcome::Clean, _) => CLOSE_LIMIT,
         };
+        let by = *self
+            .gone_by
+            .get_or_insert_with(|| Instant::now() + END_LIMIT);
+        let forced = &self.blocks.metrics.drain_forced;
+        // Told while somebody can still read it.
+        match outcome {
+            Outcome::Insisted if end.cause == Cause::Forced => forced.add(["api"], 1),
+            Outcome::Insisted => forced.add(["signal"], 1),
+            Outcome::Late => forced.add(["deadline"], 1),
+            Outcome::Clean => {}
+        }
         if outcome == Outcome::Insisted || end.cause == Cause::Network {
             stop_companion(&mut self.companion, limit / 2).await;
         }
@@ -430,24 +476,13 @@ impl Life {
             let began = end.began;
             tokio::select! {
                 () = insisted(&mut self.signals, &mut self.stop, began) => true,
-                () = let_go(&self.phases, &self.blocks, &self.servers, &self.subscriptions, &self.resources, self.sight.names.as_deref(), limit) => false,
+                () = let_go(&self.phases, &self.blocks, &self.servers, &self.subscriptions, &self.resources, self.sight.names.as_deref(), limit, by) => false,
             }
         };
-        let forced = &self.blocks.metrics.drain_forced;
         match (outcome, insists) {
-            (Outcome::Insisted, _) | (_, true) => {
-                let cause = if end.cause == Cause::Forced {
-                    "api"
-                } else {
-                    "signal"
-                };
-                forced.add([cause], 1);
-                1
-            }
-            (Outcome::Late, false) => {
-                forced.add(["deadline"], 1);
-                if end.code == 0 { 1 } else { end.code }
-            }
+            (Outcome::Insisted, _) | (_, true) => 1,
+            (Outcome::Late, false) if end.code == 0 => 1,
+            (Outcome::Late, false) => end.code,
             (Outcome::Clean, false) if end.code == 0 => {
                 self.companion.as_ref().map_or(0, |app| app.verdict())
             }
@@ -481,26 +516,54 @@ async fn let_go(
     resources: &Mutex<Resources>,
     names: Option<&Names>,
     limit: Duration,
+    by: Instant,
 ) {
+    let at_most = |limit: Duration| limit.min(by.saturating_duration_since(Instant::now()));
     phases.on(Event::StopRequested, &blocks.metrics);
     phases.on(Event::Finish, &blocks.metrics);
-    let serving = servers.close(limit);
+    let first = at_most(limit);
+    let serving = servers.close(first);
     let subscribing = async {
-        subscriptions.close(limit).await;
+        subscriptions.close(first).await;
     };
     tokio::join!(serving, subscribing);
+    let second = at_most(limit);
     let components = async {
         // A reload under way must not hold up the end.
-        if let Ok(mut resources) = tokio::time::timeout(limit, resources.lock()).await {
-            resources.components.close(limit).await;
+        if let Ok(mut resources) = tokio::time::timeout(second / 2, resources.lock()).await {
+            resources.components.close(at_most(limit)).await;
         }
     };
     let names = async {
         if let Some(names) = names {
-            names.close(limit).await;
+            names.close(second).await;
         }
     };
     tokio::join!(components, names);
+}
+
+/// A way down that is not gone to its end.
+fn cut(way: Option<&mut WayDown>, sight: &Sight) {
+    if let Some(way) = way {
+        way.observe(sight);
+    }
+}
+
+/// Completes when the process is told a third time to end.
+async fn third(began: Instant) {
+    let Ok(mut signals) = Signals::of_the_end() else {
+        return std::future::pending().await;
+    };
+    let mut insists = false;
+    loop {
+        signals.stopped().await;
+        if began.elapsed() < INSISTS_AFTER {
+            continue;
+        }
+        if std::mem::replace(&mut insists, true) {
+            return;
+        }
+    }
 }
 
 /// Completes when somebody insists on the end: with another signal, or a forced stop over the API.

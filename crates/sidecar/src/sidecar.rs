@@ -281,6 +281,7 @@ impl Assembly {
         let demands = Arc::new(Demands::new(&options.lifecycle));
         let endpoints = Arc::new(ExternalEndpoints::new(self.metrics.clone()));
         let refused = Arc::new(Notify::new());
+        let sight_refused = refused.clone();
         let subscriptions_scope = Scope::root();
         let peers = self.peers();
         let invoke = Arc::new(self.invoke(app.as_ref(), &watches, &peers, &endpoints));
@@ -391,6 +392,7 @@ impl Assembly {
                 phases: phases.clone(),
                 blocks: blocks.clone(),
                 gate: gate_seen.clone(),
+                refused: sight_refused,
                 asks_busy: app.is_some() && options.app.busy_path.is_some(),
                 app,
                 names: Some(Arc::new(names)),
@@ -412,6 +414,7 @@ impl Assembly {
             signals,
             companion,
             ports: (ports.http, ports.grpc),
+            gone_by: None,
         })
     }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response};
-use outrigger_blocks::drain::{self, Progress};
+use outrigger_blocks::drain::{self, Cause, Progress};
 use outrigger_core::Body;
 use outrigger_core::duration::parse_go;
 use outrigger_core::error::{ApiError, GrpcCode};
@@ -36,7 +36,12 @@ pub(super) async fn drain(api: &Api, asked: Asked<'_>) -> Outcome {
         return Err(Box::new(drain::unknown(name)));
     }
     let wait = drain::wait_of(wait.as_deref(), timeout.as_deref()).map_err(Box::new)?;
-    let progress = api.blocks.drain(wait).await;
+    let cause = if api.is_public {
+        Cause::PreStop
+    } else {
+        Cause::Drain
+    };
+    let progress = api.blocks.drain(wait, cause).await;
     let status = match (wait, progress.drained) {
         (None, _) => 202,
         (Some(_), true) => 200,
