@@ -107,6 +107,23 @@ enum Woken {
     },
 }
 
+/// How long letting go may take.
+#[derive(Clone, Copy)]
+struct Time {
+    /// Of each step.
+    limit: Duration,
+    /// Of all together.
+    gone_by: Instant,
+}
+
+impl Time {
+    /// For the next step.
+    fn step(self) -> Duration {
+        let left = self.gone_by.saturating_duration_since(Instant::now());
+        self.limit.min(left)
+    }
+}
+
 /// The end, once it has been asked for.
 struct End {
     cause: Cause,
@@ -425,9 +442,8 @@ impl Life {
 
     /// What is left of a limit.
     fn at_most(&self, limit: Duration) -> Duration {
-        self.gone_by.map_or(limit, |by| {
-            limit.min(by.saturating_duration_since(Instant::now()))
-        })
+        self.gone_by
+            .map_or(limit, |gone_by| Time { limit, gone_by }.step())
     }
 
     /// Whoever tells us a third time to end is obeyed, whatever is going on.
@@ -437,7 +453,7 @@ impl Life {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = third(began) => {
-                    #[expect(clippy::exit, reason = "that is what was asked for")]
+                    #[expect(clippy::disallowed_methods, reason = "that is what was asked for")]
                     std::process::exit(1);
                 }
             }
@@ -458,9 +474,13 @@ impl Life {
             (Outcome::Clean, Cause::Network) if self.companion.is_none() => LAST_BREATH,
             (Outcome::Clean, _) => CLOSE_LIMIT,
         };
-        let by = *self
+        let gone_by = self
             .gone_by
             .get_or_insert_with(|| Instant::now() + END_LIMIT);
+        let time = Time {
+            limit,
+            gone_by: *gone_by,
+        };
         let forced = &self.blocks.metrics.drain_forced;
         // Told while somebody can still read it.
         match outcome {
@@ -476,7 +496,7 @@ impl Life {
             let began = end.began;
             tokio::select! {
                 () = insisted(&mut self.signals, &mut self.stop, began) => true,
-                () = let_go(&self.phases, &self.blocks, &self.servers, &self.subscriptions, &self.resources, self.sight.names.as_deref(), limit, by) => false,
+                () = let_go(&self.phases, &self.blocks, &self.servers, &self.subscriptions, &self.resources, self.sight.names.as_deref(), time) => false,
             }
         };
         match (outcome, insists) {
@@ -515,23 +535,21 @@ async fn let_go(
     subscriptions: &Scope,
     resources: &Mutex<Resources>,
     names: Option<&Names>,
-    limit: Duration,
-    by: Instant,
+    time: Time,
 ) {
-    let at_most = |limit: Duration| limit.min(by.saturating_duration_since(Instant::now()));
     phases.on(Event::StopRequested, &blocks.metrics);
     phases.on(Event::Finish, &blocks.metrics);
-    let first = at_most(limit);
+    let first = time.step();
     let serving = servers.close(first);
     let subscribing = async {
         subscriptions.close(first).await;
     };
     tokio::join!(serving, subscribing);
-    let second = at_most(limit);
+    let second = time.step();
     let components = async {
         // A reload under way must not hold up the end.
         if let Ok(mut resources) = tokio::time::timeout(second / 2, resources.lock()).await {
-            resources.components.close(at_most(limit)).await;
+            resources.components.close(time.step()).await;
         }
     };
     let names = async {

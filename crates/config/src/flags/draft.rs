@@ -387,7 +387,7 @@ impl Draft {
         };
         // Where there is little time, not all of it is for peers.
         let half = timeout.map_or(usual, |timeout| timeout / 2);
-        self.lifecycle.accept_window = self.accept_window.unwrap_or(usual.min(half));
+        self.lifecycle.accept_window = self.accept_window.unwrap_or_else(|| usual.min(half));
     }
 }
 
