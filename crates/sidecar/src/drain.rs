@@ -73,6 +73,8 @@ pub(crate) struct WayDown {
     comeback: Option<Comeback>,
     has_app_ended: bool,
     is_observed: bool,
+    /// Messages that had been given back before.
+    released_before: u64,
     shown: Drain,
 }
 
@@ -117,6 +119,7 @@ impl WayDown {
             comeback: (reason.cause == Cause::PreStop).then(Comeback::default),
             has_app_ended: false,
             is_observed: false,
+            released_before: released(sight),
             shown: Drain {
                 number,
                 cause: reason.cause,
@@ -216,7 +219,8 @@ impl WayDown {
                 self.shown.drained = true;
                 self.shown.drained_at = Some(now);
                 let duration = now.since(self.shown.since);
-                info!(target: SCOPE, event = "drain", drain_id = self.shown.id(), "drained after {} ms: nothing is in hand", duration.as_millis());
+                let released = released(sight).saturating_sub(self.released_before);
+                info!(target: SCOPE, event = "drain", drain_id = self.shown.id(), released, "drained after {} ms: nothing is in hand", duration.as_millis());
                 tell(
                     sight,
                     self.shown.number,
@@ -334,6 +338,11 @@ impl WayDown {
     fn show(&self, sight: &Sight) {
         sight.view.send_replace(Some(self.shown));
     }
+}
+
+/// Messages that have been given back to their brokers.
+fn released(sight: &Sight) -> u64 {
+    sight.blocks.metrics.released_messages.total(|_| true)
 }
 
 /// There is no app, or none that listens.
