@@ -42,16 +42,14 @@ pub struct Info {
 impl Info {
     /// `state.redis/v1`.
     pub fn full_type(&self) -> String {
-        format!(
-            "{}/{}",
-            self.type_name,
-            if self.version.is_empty() {
-                "v1"
-            } else {
-                &self.version
-            }
-        )
+        full_type(&self.type_name, &self.version)
     }
+}
+
+/// `state.redis/v1`; a resource without a version means the first.
+pub(crate) fn full_type(type_name: &str, version: &str) -> String {
+    let version = if version.is_empty() { "v1" } else { version };
+    format!("{type_name}/{version}")
 }
 
 /// What a handle tells its supervisor.

@@ -9,7 +9,7 @@ use outrigger_component_api::{PubSub, SecretStore, StateStore};
 use outrigger_core::ApiError;
 use tokio::sync::watch;
 
-use crate::component::{AnyHandle, Handle};
+use crate::component::{AnyHandle, Handle, full_type};
 use crate::errors;
 
 /// A resource that exists and cannot be used as it is written.
@@ -17,8 +17,26 @@ use crate::errors;
 pub struct Rejected {
     /// The component's name, or the file and line of what has none.
     pub name: String,
+    /// `state.redis`; empty where it is not known.
     pub type_name: String,
+    /// `v1`, or empty where the resource has none.
+    pub version: String,
     pub reason: String,
+    /// `ignoreErrors`: never counts for strictness, deadlines or readiness.
+    pub optional: bool,
+    /// The sidecar is ready with it only, by an annotation.
+    pub required: bool,
+}
+
+impl Rejected {
+    /// `state.redis/v1`; empty where the type is not known.
+    pub fn full_type(&self) -> String {
+        if self.type_name.is_empty() {
+            String::new()
+        } else {
+            full_type(&self.type_name, &self.version)
+        }
+    }
 }
 
 /// What is configured now.
@@ -97,7 +115,7 @@ impl Registry {
             .find(|rejected| rejected.name == name && rejected.type_name.starts_with(prefix))?;
         Some(errors::component::rejected(
             &rejected.name,
-            &rejected.type_name,
+            &rejected.full_type(),
             &rejected.reason,
         ))
     }

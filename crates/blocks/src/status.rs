@@ -175,10 +175,11 @@ impl MetadataApi {
         all.extend(table.rejected.iter().map(|rejected| {
             let value = members([
                 ("name", Some(Value::string(rejected.name.as_str()))),
-                ("type", Some(Value::string(rejected.type_name.as_str()))),
+                ("type", Some(Value::String(rejected.full_type()))),
                 ("state", Some(Value::string("rejected"))),
                 ("class", Some(Value::string("CONFIG"))),
                 ("message", Some(Value::String(shown(&rejected.reason)))),
+                ("optional", rejected.optional.then_some(Value::Bool(true))),
             ]);
             (rejected.name.clone(), value)
         }));
