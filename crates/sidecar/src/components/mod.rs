@@ -21,9 +21,7 @@ use outrigger_component_api::{
 };
 use outrigger_config::flags::LazyComponents;
 use outrigger_config::resolve::{Secrets, resolve, secrets_of};
-use outrigger_config::{
-    ComponentResource, Configuration, Context, Fingerprint, Loaded,
-};
+use outrigger_config::{ComponentResource, Configuration, Context, Fingerprint, Loaded};
 use outrigger_lifecycle::connection::{Class, Failure, State, Timing};
 use outrigger_lifecycle::{Clock, Scope, Stop};
 use outrigger_telemetry::Metrics;
@@ -74,12 +72,11 @@ impl Shared {
 
     /// Whether the process ends when this component cannot be opened, as Dapr's does.
     fn is_vital(&self, resource: &ComponentResource) -> bool {
-        let is_strict = match resource.annotation("init-mode") {
-            Some("strict") => true,
-            Some("resilient") => false,
-            _ => self.strict,
-        };
-        is_strict && !resource.ignore_errors
+        rejected::is_vital(
+            resource.annotation("init-mode"),
+            resource.ignore_errors,
+            self.strict,
+        )
     }
 
     /// The process ends because of a component that is vital.
@@ -238,16 +235,13 @@ impl Components {
                     unchanged.push(resource.name.as_str());
                 }
                 Err(why) => {
-                    let what = format!("given up: {} {}", why.reason, shared.is_vital(resource));
-                    if self.told.is_new(&why.name, &what) {
-                        let full = format!("{}/{}", why.type_name, resource.version);
-                        if shared.is_vital(resource) {
-                            shared.give_up(&why.name, &full, &why.reason);
-                        }
-                    }
+                    self.give_up(&why, shared.is_vital(resource));
                     rejected.push(why);
                 }
             }
+        }
+        for (one, is_vital) in rejected::documents(loaded, shared.strict) {
+            self.give_up(&one, is_vital);
         }
         let names = loaded.components.iter().map(|one| one.name.as_str());
         let reasons = |name: &str| {
@@ -339,6 +333,15 @@ impl Components {
             running.name == resource.name.as_str()
                 && running.fingerprint == Some(resource.fingerprint)
         })
+    }
+
+    /// As Dapr does, if that is wanted: the process ends because of a component that cannot be as it is written.
+    fn give_up(&mut self, why: &Rejected, is_vital: bool) {
+        let what = format!("given up: {} {is_vital}", why.reason);
+        if self.told.is_new(&why.name, &what) && is_vital {
+            let full = format!("{}/{}", why.type_name, why.version);
+            self.shared.give_up(&why.name, &full, &why.reason);
+        }
     }
 
     fn tell(&mut self, rejected: &[Rejected]) {

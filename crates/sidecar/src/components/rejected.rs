@@ -12,6 +12,17 @@ pub(super) fn is_required(annotation: Option<&str>, is_optional: bool) -> bool {
     annotation == Some("true") && !is_optional
 }
 
+/// Whether the process ends when this component cannot be had, as Dapr's does; an annotation counts more than what the
+/// process was told.
+pub(super) fn is_vital(init_mode: Option<&str>, is_optional: bool, is_strict: bool) -> bool {
+    let is_strict = match init_mode {
+        Some("strict") => true,
+        Some("resilient") => false,
+        _ => is_strict,
+    };
+    is_strict && !is_optional
+}
+
 /// A good document that cannot become a component.
 pub(super) fn of_resource(resource: &ComponentResource, reason: String) -> Rejected {
     let optional = resource.ignore_errors;
@@ -49,10 +60,17 @@ fn of_file((file, reason): &(String, String)) -> Rejected {
 }
 
 /// Components whose documents were refused: a second one of a name, one of a circle, one of a wrong form. Of a document
-/// without a name nobody can say that it is a component at all.
-pub(super) fn documents(loaded: &Loaded) -> impl Iterator<Item = &Refused> {
+/// without a name, or of text that does not parse, Dapr only warns. With each whether it is vital.
+pub(super) fn documents(
+    loaded: &Loaded,
+    is_strict: bool,
+) -> impl Iterator<Item = (Rejected, bool)> {
     let all = loaded.rejected.iter();
-    all.filter(|one| one.kind == ResourceKind::Component && !is_nameless(one))
+    let named = all.filter(|one| one.kind == ResourceKind::Component && !is_nameless(one));
+    named.map(move |one| {
+        let is_vital = is_vital(one.annotation("init-mode"), one.ignore_errors, is_strict);
+        (of_document(one), is_vital)
+    })
 }
 
 /// What is rejected before its type is looked at, but for those whose last good definition runs on.
@@ -69,7 +87,10 @@ pub(super) fn elsewhere(
     });
     let files = unreadable.iter();
     let files = files.filter(|(file, _)| !blamed.contains(file));
-    components.map(of_document).chain(files.map(of_file)).collect()
+    components
+        .map(of_document)
+        .chain(files.map(of_file))
+        .collect()
 }
 
 #[cfg(test)]
@@ -90,10 +111,34 @@ mod tests {
         load::load(&files, &context, &|_| Ok(()))
     }
 
-    fn component(spec: &str) -> String {
+    fn annotated(annotation: &str, spec: &str) -> String {
         format!(
-            "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: twice\n  annotations: {{outrigger.dev/required: 'true'}}\nspec:\n  type: state.redis\n  metadata: []\n{spec}"
+            "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: twice\n  annotations: {{outrigger.dev/{annotation}}}\nspec:\n  type: state.redis\n  metadata: []\n{spec}"
         )
+    }
+
+    fn component(spec: &str) -> String {
+        annotated("required: 'true'", spec)
+    }
+
+    #[test]
+    fn a_refused_document_is_vital_in_strict_mode_unless_it_says_otherwise() {
+        let texts = [
+            component(""),
+            component(""),
+            component("  ignoreErrors: true\n"),
+            annotated("init-mode: strict", ""),
+            annotated("init-mode: resilient", ""),
+            component("").replace("name: twice", "name: ''"),
+            "[".to_owned(),
+        ];
+        let vital = |is_strict| -> Vec<bool> {
+            documents(&loaded(&texts), is_strict)
+                .map(|(_, is_vital)| is_vital)
+                .collect()
+        };
+        assert_eq!(vital(true), [true, false, true, false]);
+        assert_eq!(vital(false), [false, false, true, false]);
     }
 
     #[test]
@@ -111,6 +156,5 @@ mod tests {
             (String::new(), false, false),
         ];
         assert_eq!(kept, expected);
-        assert_eq!(documents(&loaded).count(), 2);
     }
 }
