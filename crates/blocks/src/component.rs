@@ -525,11 +525,20 @@ impl AnyHandle {
 
 /// Shows a component's state in the metrics; none for one that is no more.
 pub fn record_state(metrics: &Metrics, info: &Info, state: Option<State>) {
+    record_state_of(metrics, info.name.as_str(), &info.type_name, state);
+}
+
+/// The same for one that may have no handle.
+pub(crate) fn record_state_of(
+    metrics: &Metrics,
+    name: &str,
+    type_name: &str,
+    state: Option<State>,
+) {
     for other in State::ALL {
-        metrics.component_state.set(
-            [info.name.as_str(), &info.type_name, other.name()],
-            f64::from(u8::from(Some(other) == state)),
-        );
+        let value = f64::from(u8::from(Some(other) == state));
+        let labels = [name, type_name, other.name()];
+        metrics.component_state.set(labels, value);
     }
 }
 

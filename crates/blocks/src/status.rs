@@ -152,6 +152,7 @@ impl Blocks {
                 .inflight
                 .set([kind.name(), &component], number as f64);
         }
+        self.registry.show_rejected(&self.metrics);
         self.invoke.resiliency.refresh();
     }
 }
