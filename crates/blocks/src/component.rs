@@ -5,8 +5,8 @@
 //! It outlives changes of the definition too: a caller that holds it uses whatever serves under the name by then.
 //! The supervisor of `outrigger-sidecar` is the only one to change what a handle shows.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -20,6 +20,7 @@ use outrigger_telemetry::Metrics;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::about::About;
+use crate::downtime::Downtime;
 use crate::errors;
 use crate::health::{Proofs, SHARED_FOR};
 
@@ -80,6 +81,7 @@ pub struct Handle<T: ?Sized> {
     refused: AtomicU64,
     /// Milliseconds from the process's start to the last successful call.
     last_used: AtomicU64,
+    downtime: Mutex<Downtime>,
     /// What pings say, and who wants one.
     pub proofs: Proofs,
 }
@@ -150,6 +152,7 @@ impl<T: ?Sized> Control<T> {
             waiters: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             last_used: AtomicU64::new(0),
+            downtime: Mutex::default(),
             proofs: Proofs::default(),
         };
         Self {
@@ -364,7 +367,19 @@ impl<T: ?Sized> Handle<T> {
 
     /// Shows what the connection machine says. Only the supervisor calls it.
     pub fn show(&self, status: Status) {
+        self.downtime().tell(&status);
         self.status.send_replace(status);
+    }
+
+    fn downtime(&self) -> MutexGuard<'_, Downtime> {
+        self.downtime.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds to the metrics for how long the component was away, the outage that lasts included.
+    pub fn count_downtime(&self, metrics: &Metrics) {
+        let away = self.downtime().take(self.clock.now());
+        let labels = [self.name.as_str()];
+        metrics.component_unavailable_seconds.add(labels, away);
     }
 
     /// Shows a changed definition that waits. Only the supervisor calls it.
@@ -469,6 +484,11 @@ impl AnyHandle {
 
     pub fn pending(&self) -> Option<Pending> {
         each!(self, handle => handle.pending())
+    }
+
+    /// See [`Handle::count_downtime`].
+    pub fn count_downtime(&self, metrics: &Metrics) {
+        each!(self, handle => handle.count_downtime(metrics));
     }
 
     /// See [`Handle::retry`].

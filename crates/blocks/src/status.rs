@@ -152,6 +152,12 @@ impl Blocks {
                 .inflight
                 .set([kind.name(), &component], number as f64);
         }
+        for handle in &self.registry.table().all {
+            handle.count_downtime(&self.metrics);
+        }
+        if let Some(names) = self.invoke.resolver.handle() {
+            names.count_downtime(&self.metrics);
+        }
         self.registry.show_rejected(&self.metrics);
         self.invoke.resiliency.refresh();
     }

@@ -347,7 +347,7 @@ impl Components {
     fn tell(&mut self, rejected: &[Rejected]) {
         for one in rejected {
             if self.told.is_new(&one.name, &one.reason) {
-                error!(target: SCOPE, component = one.name, component_type = one.full_type(), class = "CONFIG", err = one.reason, event = "component_state", to = "rejected", "component rejected");
+                error!(target: SCOPE, component = one.name, component_type = one.full_type(), class = "CONFIG", err = one.reason, event = "component_state", from = "pending", to = "rejected", "component rejected");
                 self.shared
                     .metrics
                     .component_init_fail
