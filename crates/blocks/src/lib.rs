@@ -12,6 +12,7 @@ pub mod absent;
 pub mod activity;
 pub mod app;
 pub mod component;
+mod downtime;
 pub mod drain;
 pub mod errors;
 pub mod events;

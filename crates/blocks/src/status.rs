@@ -152,6 +152,13 @@ impl Blocks {
                 .inflight
                 .set([kind.name(), &component], number as f64);
         }
+        for handle in &self.registry.table().all {
+            handle.count_downtime(&self.metrics);
+        }
+        if let Some(names) = self.invoke.resolver.handle() {
+            names.count_downtime(&self.metrics);
+        }
+        self.registry.show_rejected(&self.metrics);
         self.invoke.resiliency.refresh();
     }
 }
@@ -175,10 +182,11 @@ impl MetadataApi {
         all.extend(table.rejected.iter().map(|rejected| {
             let value = members([
                 ("name", Some(Value::string(rejected.name.as_str()))),
-                ("type", Some(Value::string(rejected.type_name.as_str()))),
+                ("type", Some(Value::String(rejected.full_type()))),
                 ("state", Some(Value::string("rejected"))),
                 ("class", Some(Value::string("CONFIG"))),
                 ("message", Some(Value::String(shown(&rejected.reason)))),
+                ("optional", rejected.optional.then_some(Value::Bool(true))),
             ]);
             (rejected.name.clone(), value)
         }));

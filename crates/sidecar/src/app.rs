@@ -216,10 +216,13 @@ impl GateKeeper {
             }
             let now = machine.state();
             if now != before {
+                let (from, to) = (before.name(), now.name());
                 if matches!(now, State::WaitPort | State::Closed)
                     && matches!(before, State::Open | State::Discover)
                 {
-                    warn!(target: SCOPE, event = "gate", from = before.name(), to = now.name(), "the application is away, nothing is handed to it");
+                    warn!(target: SCOPE, event = "gate", from, to, "the application is away, nothing is handed to it");
+                } else {
+                    info!(target: SCOPE, event = "gate", from, to, "the gate in front of the application is {to}");
                 }
                 let told = outrigger_telemetry::journal::Told {
                     cause: cause_of(event, before, now),
@@ -233,11 +236,7 @@ impl GateKeeper {
     }
 
     fn show(&self, now: State) {
-        for state in State::ALL {
-            self.metrics
-                .app_gate
-                .set([state.name()], f64::from(u8::from(state == now)));
-        }
+        show_gate(now, &self.metrics);
         self.state.send_replace(now);
     }
 
@@ -327,6 +326,14 @@ impl Asks {
                 Next::GiveUp(_) => return false,
             }
         }
+    }
+}
+
+pub(crate) fn show_gate(now: State, metrics: &Metrics) {
+    for state in State::ALL {
+        metrics
+            .app_gate
+            .set([state.name()], f64::from(u8::from(state == now)));
     }
 }
 

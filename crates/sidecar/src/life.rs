@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use outrigger_blocks::activity::table;
 use outrigger_blocks::drain::Cause;
 use outrigger_blocks::metadata::Reader;
-use outrigger_blocks::{AnyHandle, Blocks, StopRequest};
+use outrigger_blocks::{AnyHandle, Blocks, Registry, StopRequest};
 use outrigger_component_api::Kind;
 use outrigger_config::flags::DrainSource;
 use outrigger_core::duration::format_go;
@@ -181,7 +181,11 @@ impl Life {
                 warn!(target: SCOPE, "not every component has ended its first attempt in time, going on without them");
             }
         });
-        let mut overdue = Box::pin(overdue(self.settings.init_deadline, self.eager.clone()));
+        let mut overdue = Box::pin(overdue(
+            self.settings.init_deadline,
+            self.eager.clone(),
+            self.blocks.registry.clone(),
+        ));
         let mut is_settled = false;
         let mut way: Option<WayDown> = None;
         let mut drains = 0;
@@ -630,7 +634,11 @@ async fn settled(handles: Vec<AnyHandle>) {
 }
 
 /// Completes when a component is not ready in time.
-async fn overdue(limit: Option<Duration>, handles: Vec<AnyHandle>) -> String {
+async fn overdue(
+    limit: Option<Duration>,
+    handles: Vec<AnyHandle>,
+    registry: Arc<Registry>,
+) -> String {
     let Some(limit) = limit else {
         return std::future::pending().await;
     };
@@ -638,10 +646,13 @@ async fn overdue(limit: Option<Duration>, handles: Vec<AnyHandle>) -> String {
     let late = handles
         .iter()
         .find(|handle| !handle.info().optional && !handle.status().was_ready);
-    match late {
-        Some(handle) => format!(
-            "component {} is not ready after {} seconds (--component-init-deadline)",
-            handle.info().name,
+    let table = registry.table();
+    // What is still rejected never had a handle.
+    let rejected = table.rejected.iter().find(|rejected| !rejected.optional);
+    let late = late.map(|handle| handle.name().to_string());
+    match late.or_else(|| rejected.map(|rejected| rejected.name.clone())) {
+        Some(name) => format!(
+            "component {name} is not ready after {} seconds (--component-init-deadline)",
             limit.as_secs_f64()
         ),
         None => std::future::pending().await,

@@ -276,7 +276,7 @@ impl Assembly {
         let gate_settings = app::settings(options);
         let (gate, gate_seen) =
             watch::channel(gate::Machine::new(gate_settings, self.clock.now()).state());
-        let (phases, watches) = Phases::new(gate_seen.clone(), self.started);
+        let (phases, watches) = Phases::new(gate_seen.clone(), self.started, &self.metrics);
         let shared = self.shared(&registry, fatal);
         let demands = Arc::new(Demands::new(&options.lifecycle));
         let endpoints = Arc::new(ExternalEndpoints::new(self.metrics.clone()));

@@ -150,6 +150,63 @@ async fn a_lazy_store_is_not_connected_to_before_its_first_call_and_is_tried_fro
     );
 }
 
+/// §8: keys of log lines.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_change_of_gate_and_component_is_a_line_that_tells_what_was_before() {
+    let port = ports::free();
+    let nowhere = format!("127.0.0.1:{}", ports::free());
+    let sidecar = Plan::new("orders")
+        .app(port)
+        .flag("--log-as-json")
+        .flag("--enable-app-health-check")
+        .flag("--app-health-probe-interval=1")
+        .flag("--app-health-threshold=1")
+        .with(&Component::new("memory", "state.in-memory"))
+        .with(&Component::redis_state("away", &nowhere))
+        .with(&Component::new("typo", "state.redsi"))
+        .serving()
+        .await;
+    sidecar.until("away", "unavailable", s(5)).await;
+    let well = Arc::new(AtomicBool::new(true));
+    let own = Arc::clone(&well);
+    let answers =
+        move |_: &Received| Reply::status(if own.load(Ordering::SeqCst) { 200 } else { 500 });
+    let _app = App::start_on(port, subscribing(json!([]), answers)).await;
+    until_gate(&sidecar, |gate| gate == "open", s(10)).await;
+    well.store(false, Ordering::SeqCst);
+    until_gate(&sidecar, |gate| gate == "closed", s(10)).await;
+    let output = sidecar.process.output();
+    let lines: Vec<Value> = output
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let told = |event: &str, component: Value| -> Vec<[String; 2]> {
+        let own = lines.iter().filter(|line| {
+            line["event"] == event && line["component"] == component && !line["to"].is_null()
+        });
+        own.map(|line| ["from", "to"].map(|key| line[key].as_str().unwrap_or("none").to_owned()))
+            .collect()
+    };
+    let gate: Vec<String> = told("gate", Value::Null)
+        .iter()
+        .map(|ends| ends.join(" "))
+        .collect();
+    let expected = [
+        "wait_port wait_health",
+        "wait_health discover",
+        "discover open",
+        "open closed",
+    ];
+    assert_eq!(gate, expected);
+    for (component, expected) in [
+        ("memory", ["connecting", "ready"]),
+        ("away", ["connecting", "unavailable"]),
+        ("typo", ["pending", "rejected"]),
+    ] {
+        assert_eq!(told("component_state", json!(component)), [expected]);
+    }
+}
+
 /// A27, HTTP.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_http_app_gets_only_readiness_questions_before_it_is_ready() {

@@ -261,8 +261,7 @@ impl Blocks {
 }
 
 fn rejected(table: &Table) -> impl Iterator<Item = Item> {
-    let all = table.rejected.iter();
-    all.map(|rejected| Item::rejected(&rejected.name, &rejected.type_name, &rejected.reason))
+    table.rejected.iter().map(Item::rejected)
 }
 
 fn handles_of<'a>(table: &'a Table, name: &'a str) -> impl Iterator<Item = &'a AnyHandle> {

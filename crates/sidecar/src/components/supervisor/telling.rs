@@ -24,7 +24,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
     }
 
     /// A definition is ready for the first time.
-    pub(super) fn loaded(&self) {
+    pub(super) fn loaded(&self, from: State) {
         let info = &self.serving.info;
         // Dapr does not count name resolution among the components.
         if info.kind != Kind::Names {
@@ -33,7 +33,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
             metrics.component_loaded.add([], 1);
         }
         let (component, component_type) = (info.name.as_str(), info.full_type());
-        info!(target: SCOPE, component, component_type, event = "component_state", to = "ready", "Component loaded: {component} ({component_type})");
+        info!(target: SCOPE, component, component_type, event = "component_state", from = from.name(), to = "ready", "Component loaded: {component} ({component_type})");
     }
 
     /// Whoever waits for the same server, or for this store, need not wait any longer.
@@ -105,26 +105,9 @@ impl<T: Component + ?Sized> Supervisor<T> {
         );
     }
 
-    /// Seconds without the component, by the obstacle that stood in the way.
-    pub(super) fn count_outage(&mut self, state: State) {
-        if state == State::Ready {
-            if let Some(since) = self.down_since.take() {
-                let class = self
-                    .handle
-                    .failure()
-                    .map_or("TRANSIENT", |failure| failure.class.name());
-                self.shared
-                    .metrics
-                    .component_unavailable_seconds
-                    .add([self.name(), class], since.elapsed().as_secs());
-            }
-        } else {
-            self.down_since.get_or_insert_with(Instant::now);
-        }
-    }
-
-    pub(super) fn tell(&self, told: Told) {
-        let info = &self.serving.info;
+    /// `from` is the state that was left.
+    pub(super) fn tell(&self, told: Told, from: State) {
+        let (info, from) = (&self.serving.info, from.name());
         let (component, component_type) = (info.name.as_str(), info.full_type());
         match told {
             // That it was loaded has been told.
@@ -133,7 +116,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 attempt,
                 outage: Some(outage),
             } => {
-                info!(target: SCOPE, component, component_type, event = "component_state", to = "ready", attempt, outage_ms = millis(outage), "component is ready again");
+                info!(target: SCOPE, component, component_type, event = "component_state", from, to = "ready", attempt, outage_ms = millis(outage), "component is ready again");
             }
             Told::Failing {
                 failure,
@@ -146,6 +129,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                     component,
                     component_type,
                     event = "component_state",
+                    from,
                     to = "unavailable",
                     class = failure.class.name(),
                     err = shown(&failure.message),
@@ -156,10 +140,10 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 );
             }
             Told::Lost { failure } => {
-                warn!(target: SCOPE, component, component_type, event = "component_state", from = "ready", to = "unavailable", class = failure.class.name(), err = shown(&failure.message), "component lost its connection");
+                warn!(target: SCOPE, component, component_type, event = "component_state", from, to = "unavailable", class = failure.class.name(), err = shown(&failure.message), "component lost its connection");
             }
             Told::Rejected { failure } => {
-                error!(target: SCOPE, component, component_type, event = "component_state", to = "rejected", class = failure.class.name(), err = shown(&failure.message), "component rejected");
+                error!(target: SCOPE, component, component_type, event = "component_state", from, to = "rejected", class = failure.class.name(), err = shown(&failure.message), "component rejected");
             }
         }
     }
