@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use outrigger_blocks::app::{AppChannel, AppSubscription, Discovered, Probe};
 use outrigger_blocks::invoke::Admission;
+use outrigger_blocks::metadata::{AppFacts, HealthFacts};
 use outrigger_channel::app::{GrpcApp, HttpApp, Protocol, Settings};
 use outrigger_config::Options;
 use outrigger_config::flags::AppProtocol;
@@ -111,6 +112,29 @@ pub(crate) fn open(
         relay: Arc::new(relay),
         port,
     }))
+}
+
+/// What the metadata document says of it.
+pub(crate) fn facts(options: &Options) -> AppFacts {
+    let app = &options.app;
+    AppFacts {
+        port: app.port,
+        protocol: app.protocol.name().to_owned(),
+        channel_address: app.channel_address.clone(),
+        max_concurrency: app
+            .max_concurrency
+            .map_or(0, |limit| i32::try_from(limit).unwrap_or(i32::MAX)),
+        health: app.health.as_ref().map(|health| HealthFacts {
+            path: if app.protocol.is_http() {
+                health.path.clone()
+            } else {
+                String::new()
+            },
+            interval: health.interval,
+            timeout: health.timeout,
+            threshold: health.threshold,
+        }),
+    }
 }
 
 /// What discovery does with its answers.

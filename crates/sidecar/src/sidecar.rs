@@ -10,7 +10,7 @@ use outrigger_blocks::app::AppChannel;
 use outrigger_blocks::drain::{Drain, Drains};
 use outrigger_blocks::health::Health;
 use outrigger_blocks::invoke::{Invoke, REPLAY_LIMIT};
-use outrigger_blocks::metadata::{AppFacts, HealthFacts, MetadataApi};
+use outrigger_blocks::metadata::MetadataApi;
 use outrigger_blocks::pubsub::Poison;
 use outrigger_blocks::pubsub::deliver::Desk;
 use outrigger_blocks::pubsub::{Publisher, Subscriptions};
@@ -52,7 +52,7 @@ use crate::servers::{Apis, Servers};
 use crate::signals::Signals;
 use crate::subscriptions::Wanted;
 use crate::watch::{Seen, Watched, run as watch_files};
-use crate::{absence, app, components, host, listeners, network, telemetry};
+use crate::{absence, app, components, events, host, listeners, network, telemetry};
 
 const SCOPE: &str = "dapr.runtime";
 
@@ -373,6 +373,11 @@ impl Assembly {
         }
         let phases = Arc::new(phases);
         self.tell_others(app.as_ref(), &gate_seen);
+        if self.history.is_some() {
+            let blocks = blocks.clone();
+            self.scope
+                .spawn("history.tally", |stop| events::tally(blocks, stop));
+        }
         let kubernetes = options.files.mode == Mode::Kubernetes;
         if let Some(app) = companion.as_mut().filter(|app| app.starts_at_once()) {
             app.start(ports.http, ports.grpc).await?;
@@ -646,7 +651,7 @@ impl Assembly {
                 .enabled()
                 .map(str::to_owned)
                 .collect(),
-            app: app_facts(options),
+            app: app::facts(options),
             registry: registry.clone(),
             subscriptions: subscriptions.clone(),
             resources: endpoints,
@@ -774,26 +779,4 @@ struct Parts<'a> {
     scope: &'a Scope,
     stop: mpsc::Sender<StopRequest>,
     drain: watch::Receiver<Option<Drain>>,
-}
-
-fn app_facts(options: &Options) -> AppFacts {
-    let app = &options.app;
-    AppFacts {
-        port: app.port,
-        protocol: app.protocol.name().to_owned(),
-        channel_address: app.channel_address.clone(),
-        max_concurrency: app
-            .max_concurrency
-            .map_or(0, |limit| i32::try_from(limit).unwrap_or(i32::MAX)),
-        health: app.health.as_ref().map(|health| HealthFacts {
-            path: if app.protocol.is_http() {
-                health.path.clone()
-            } else {
-                String::new()
-            },
-            interval: health.interval,
-            timeout: health.timeout,
-            threshold: health.threshold,
-        }),
-    }
 }
