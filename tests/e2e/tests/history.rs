@@ -275,7 +275,14 @@ async fn without_a_folder_there_is_no_history_and_a_folder_that_cannot_be_used_s
     let sidecar = Plan::new("orders").serving().await;
     let off = sidecar.get("/outrigger/v1/history").await;
     off.assert(404, "ERR_HISTORY_OFF");
-    for bad in ["since=yesterday", "since=-1h", "limit=many", "limit=-1"] {
+    for bad in [
+        "since=yesterday",
+        "since=-1h",
+        "limit=many",
+        "limit=-1",
+        "component=store",
+        "since=1h&Limit=5",
+    ] {
         let path = format!("/outrigger/v1/history?{bad}");
         sidecar
             .get(&path)
