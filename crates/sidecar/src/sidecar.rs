@@ -41,6 +41,7 @@ use crate::companion::Companion;
 use crate::components::{Components, Environment, ExternalEndpoints, Names, Shared};
 use crate::configured::{self, Configured};
 use crate::demands::Demands;
+use crate::discovery::Answers;
 use crate::drain::Sight;
 use crate::events::{Audience, Teller};
 use crate::life::{Life, Settings};
@@ -353,6 +354,7 @@ impl Assembly {
                 settings: gate_settings,
                 reads_config: options.app.reads_config,
                 discovery: wanted,
+                answers: Answers::new(blocks.health.topics_told.clone()),
                 metrics: self.metrics.clone(),
                 clock: self.clock,
                 refused,
@@ -684,6 +686,7 @@ impl Assembly {
                 app_id: options.app_id.clone(),
                 phase: watches.phase,
                 missing: demands,
+                topics_told: Arc::default(),
             },
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),

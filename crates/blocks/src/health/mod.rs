@@ -10,6 +10,7 @@ mod proof;
 pub mod question;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use outrigger_core::{ApiError, AppId};
 use outrigger_lifecycle::phase::Phase;
@@ -26,6 +27,8 @@ pub struct Health {
     pub phase: watch::Receiver<Phase>,
     /// Components that must be ready for readiness, by the user's choice; their names when they are not.
     pub missing: Arc<dyn Missing>,
+    /// The app has said what it subscribes to since its gate last began to open.
+    pub topics_told: Arc<AtomicBool>,
 }
 
 /// Names what stands between the sidecar and readiness besides its phase.
