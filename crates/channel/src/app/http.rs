@@ -603,12 +603,17 @@ impl AppChannel for HttpApp {
     }
 
     async fn is_ready(&self) -> bool {
+        self.readiness().await.is_ok()
+    }
+
+    async fn readiness(&self) -> Result<(), String> {
         let Some(path) = &self.settings.ready else {
-            return true;
+            return Ok(());
         };
-        match self.question(path) {
-            Ok(request) => matches!(self.status_of(request, READY_TIMEOUT).await, Ok(200..=299)),
-            Err(_) => false,
+        match self.status_of(self.question(path)?, READY_TIMEOUT).await {
+            Ok(200..=299) => Ok(()),
+            Ok(status) => Err(format!("GET {path}: status {status}")),
+            Err(why) => Err(format!("GET {path}: {why}")),
         }
     }
 
