@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use outrigger_blocks::activity::Activity;
 use outrigger_blocks::app::AppChannel;
 use outrigger_blocks::drain::{Drain, Drains};
-use outrigger_blocks::health::Health;
+use outrigger_blocks::health::{Health, Pulse};
 use outrigger_blocks::invoke::{Invoke, REPLAY_LIMIT};
 use outrigger_blocks::metadata::MetadataApi;
 use outrigger_blocks::pubsub::Poison;
@@ -454,6 +454,14 @@ impl Assembly {
         }
     }
 
+    /// Beats to the very end.
+    fn pulse(&self) -> Pulse {
+        let pulse = Pulse::new(self.clock);
+        let beating = pulse.clone();
+        self.telling.spawn("pulse", |stop| beating.run(stop));
+        pulse
+    }
+
     fn namespace(&self) -> Namespace {
         namespace(&self.options)
     }
@@ -687,6 +695,7 @@ impl Assembly {
                 phase: watches.phase,
                 missing: demands,
                 topics_told: Arc::default(),
+                pulse: self.pulse(),
             },
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),
