@@ -184,6 +184,8 @@ mod tests {
     use std::time::SystemTime;
 
     use outrigger_core::json::parse_all;
+    use outrigger_telemetry::journal::Told;
+    use outrigger_telemetry::metrics::Settings;
 
     use super::*;
 
@@ -231,5 +233,31 @@ mod tests {
                 Some(to)
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_told_changes_and_no_mere_counts() {
+        let metrics = Arc::new(Metrics::new(Settings::new("app")));
+        let (_phases, phase) = watch::channel(Phase::Ready);
+        let mut listener = Listener {
+            changes: metrics.journal.listen(),
+            phase,
+            metrics: metrics.clone(),
+            app_id: "app".to_owned(),
+            namespace: "default".to_owned(),
+        };
+        let journal = &metrics.journal;
+        journal.refused("orders", 3);
+        journal.tell_tallies(true);
+        journal.change(Kind::Gate, "", "open", Told::default());
+        let piece = String::from_utf8(listener.next().await.unwrap()).unwrap();
+        assert!(
+            piece.starts_with("event: dev.outrigger.gate_changed\n"),
+            "{piece}"
+        );
+        journal.refused("orders", 1);
+        journal.tell_tallies(true);
+        let piece = listener.next().await.unwrap();
+        assert_eq!(piece, b": still here\n\n");
     }
 }
