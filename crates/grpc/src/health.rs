@@ -35,7 +35,7 @@ async fn status(blocks: &Blocks, service: &str) -> Option<ServingStatus> {
     let serving = match service {
         "" => blocks.health.ready(None).is_ok(),
         "outbound" => blocks.health.outbound().is_ok(),
-        "live" => true,
+        "live" => blocks.health.live().is_ok(),
         _ => {
             let name = service.strip_prefix("component:")?;
             let report = blocks.examine_one(name, Effort::default()).await;

@@ -219,6 +219,37 @@ async fn an_app_that_cannot_say_whether_it_is_busy_is_not_waited_for_and_one_tha
     assert!(took >= s(3) && took <= s(8), "{took:?}");
 }
 
+/// An app that demands its token gets it with every question but the health probe, which is daprd's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_demands_its_token_can_say_that_it_is_ready_and_not_busy() {
+    let app = App::start(|asked| {
+        let has_token = asked.values("dapr-api-token") == ["hush"];
+        match asked.path.as_str() {
+            "/healthz" if has_token => Reply::status(500),
+            "/healthz" => Reply::status(200),
+            _ if !has_token => Reply::status(401),
+            "/busy" => Reply::json(&json!({"busy": false})),
+            "/ready" => Reply::status(200),
+            _ => Reply::status(404),
+        }
+    })
+    .await;
+    let mut sidecar = Plan::new("orders")
+        .app(app.port())
+        .env("APP_API_TOKEN", "hush")
+        .flag("--app-ready-path=/ready")
+        .flag("--app-busy-path=/busy")
+        .flag("--enable-app-health-check")
+        .flag("--drain-timeout=20s")
+        .serving()
+        .await;
+    sidecar.until_status("/v1.0/healthz", 204, s(10)).await;
+    let (ended, took) = sidecar.stop(s(15)).await;
+    assert!(app.count("/busy") > 0, "{}", ended.output);
+    assert_eq!(ended.code, 0, "{}", ended.output);
+    assert!(took <= s(5), "{took:?}");
+}
+
 /// T9, SIGUSR1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_is_taken_back_and_messages_flow_again() {

@@ -410,6 +410,84 @@ async fn an_app_that_leaves_questions_open_gets_its_work_after_ten_seconds() {
     sidecar.get("/v1.0/healthz").await.assert(204, "");
 }
 
+/// §5.2, §7.2: what an app that takes its time for its list may still subscribe to is not unknown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_unknown_only_after_the_app_has_told_its_list_which_alone_is_asked_for_again() {
+    let redis = RedisServer::launch(Redis::default()).await;
+    let tells = Arc::new(AtomicBool::new(false));
+    let own = Arc::clone(&tells);
+    let list = subscriptions(&[("bus", "new")]);
+    let app = App::start(move |asked| match asked.path.as_str() {
+        "/dapr/subscribe" if !own.load(Ordering::SeqCst) => Reply::status(503),
+        "/dapr/subscribe" => Reply::json(&list),
+        _ => Reply::status(200),
+    })
+    .await;
+    let sidecar = Plan::new("orders")
+        .app(app.port())
+        .with(&Component::redis_pubsub("bus", &redis.address()))
+        .serving()
+        .await;
+    let target = |topic: &str| format!("/v1.0/healthz?for=subscription:bus/{topic}");
+    let waits = async || {
+        let answer = sidecar.get(&target("new")).await;
+        answer.assert(500, "ERR_HEALTH_NOT_READY");
+    };
+    waits().await;
+    until_gate(&sidecar, |gate| gate == "open", s(15)).await;
+    waits().await;
+    // One more question behind the open gate.
+    let asked = app.count("/dapr/subscribe");
+    wait::until("another question", s(15), async || {
+        app.count("/dapr/subscribe") > asked
+    })
+    .await;
+    waits().await;
+    assert!(asked <= 8, "four at once, then slower and slower: {asked}");
+    assert_eq!(app.count("/dapr/config"), 1, "it was answered");
+    let output = sidecar.process.output();
+    let told = output.matches("did not tell its subscriptions").count();
+    assert_eq!(told, 1, "{output}");
+    tells.store(true, Ordering::SeqCst);
+    sidecar.until_status(&target("new"), 204, s(20)).await;
+    let unknown = sidecar.get(&target("other")).await;
+    unknown.assert(400, "ERR_HEALTH_TARGET_UNKNOWN");
+}
+
+/// §5.1: an app that never says that it is ready is told of.
+#[tokio::test(flavor = "multi_thread")]
+async fn why_an_app_is_not_ready_is_told_every_ten_seconds() {
+    let http = App::answering(&[401]).await;
+    let waiting = Plan::new("orders")
+        .app(http.port())
+        .flag("--app-ready-path=/nope")
+        .serving()
+        .await;
+    let grpc =
+        GrpcApp::start(|_, _| GrpcReply::ok(HealthCheckResponse { status: 2 }.encode_to_vec()))
+            .await;
+    let other = Plan::new("others")
+        .app(grpc.port())
+        .flag("--app-protocol=grpc")
+        .flag("--app-ready-grpc-service=orders.v1")
+        .serving()
+        .await;
+    let line = "waiting for application to be ready";
+    let told = waiting.process.says(line, s(15)).await;
+    assert!(told.contains("/nope") && told.contains("401"), "{told}");
+    let told = other.process.says(line, s(15)).await;
+    assert!(
+        told.contains("orders.v1") && told.contains("NOT_SERVING"),
+        "{told}"
+    );
+    let asked = http.count("/nope");
+    wait::until("three questions more", s(8), async || {
+        http.count("/nope") >= asked + 3
+    })
+    .await;
+    assert_eq!(waiting.process.output().matches(line).count(), 1);
+}
+
 /// §5.2: an app that comes back with another list.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_comes_back_is_asked_again_and_only_differences_are_applied() {

@@ -264,6 +264,9 @@ impl<T: Component + ?Sized> Supervisor<T> {
         self.trial = None;
         self.handle.retire();
         self.handle.withdraw();
+        if is_gone {
+            self.journal_end();
+        }
         // Whoever works on it looks at this.
         self.show();
         self.handle.count_downtime(&self.shared.metrics);

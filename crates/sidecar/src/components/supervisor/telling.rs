@@ -83,9 +83,10 @@ impl<T: Component + ?Sized> Supervisor<T> {
         self.handle.show(self.both.serving().status().clone());
     }
 
-    /// Tells of the change, and of the calls that were refused while it was away.
+    /// Tells of the change, and of the calls that were refused since it went away.
     pub(super) fn journal(&self, status: &Status) {
-        let refused = (status.state == State::Ready).then(|| self.handle.take_refused());
+        let journal = &self.shared.metrics.journal;
+        let refused = journal.refused(self.name(), self.handle.take_refused());
         // What once failed is no reason for what is ready or under way.
         let failure = match status.state {
             State::Unavailable | State::Rejected | State::Pending => status.failure.as_ref(),
@@ -94,15 +95,24 @@ impl<T: Component + ?Sized> Supervisor<T> {
         let told = journal::Told {
             cause: failure.map(|failure| failure.message.as_str()),
             class: failure.map(|failure| failure.class.name()),
-            refused: refused.filter(|count| *count > 0),
+            refused: (refused > 0).then_some(refused),
         };
-        let journal = &self.shared.metrics.journal;
         journal.change(
             journal::Kind::Component,
             self.name(),
             status.state.name(),
             told,
         );
+        if matches!(status.state, State::Ready | State::Closing) {
+            journal.settle(self.name());
+        }
+    }
+
+    /// It is no more. One of its name that comes later has no past.
+    pub(super) fn journal_end(&self) {
+        self.journal(self.both.serving().status());
+        let journal = &self.shared.metrics.journal;
+        journal.forget(journal::Kind::Component, self.name());
     }
 
     /// `from` is the state that was left.
