@@ -12,7 +12,7 @@ impl Blocks {
     /// Why there is no component of this name and kind.
     fn missing(&self, name: &str, prefix: &str, otherwise: impl FnOnce() -> ApiError) -> ApiError {
         self.registry
-            .rejection(name, prefix)
+            .refusal(&self.metrics, name, prefix)
             .unwrap_or_else(otherwise)
     }
 

@@ -5,8 +5,8 @@
 //! It outlives changes of the definition too: a caller that holds it uses whatever serves under the name by then.
 //! The supervisor of `outrigger-sidecar` is the only one to change what a handle shows.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -20,6 +20,7 @@ use outrigger_telemetry::Metrics;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::about::About;
+use crate::downtime::Downtime;
 use crate::errors;
 use crate::health::{Proofs, SHARED_FOR};
 use crate::waiting::{Need, Obstacle, Patience, may_come};
@@ -43,16 +44,14 @@ pub struct Info {
 impl Info {
     /// `state.redis/v1`.
     pub fn full_type(&self) -> String {
-        format!(
-            "{}/{}",
-            self.type_name,
-            if self.version.is_empty() {
-                "v1"
-            } else {
-                &self.version
-            }
-        )
+        full_type(&self.type_name, &self.version)
     }
+}
+
+/// `state.redis/v1`; a resource without a version means the first.
+pub(crate) fn full_type(type_name: &str, version: &str) -> String {
+    let version = if version.is_empty() { "v1" } else { version };
+    format!("{type_name}/{version}")
 }
 
 /// What a handle tells its supervisor.
@@ -85,6 +84,7 @@ pub struct Handle<T: ?Sized> {
     refused: AtomicU64,
     /// Milliseconds from the process's start to the last successful call.
     last_used: AtomicU64,
+    downtime: Mutex<Downtime>,
     /// What pings say, and who wants one.
     pub proofs: Proofs,
 }
@@ -150,6 +150,7 @@ impl<T: ?Sized> Control<T> {
             waiters: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             last_used: AtomicU64::new(0),
+            downtime: Mutex::default(),
             proofs: Proofs::default(),
         };
         Self {
@@ -389,7 +390,19 @@ impl<T: ?Sized> Handle<T> {
 
     /// Shows what the connection machine says. Only the supervisor calls it.
     pub fn show(&self, status: Status) {
+        self.downtime().tell(&status);
         self.status.send_replace(status);
+    }
+
+    fn downtime(&self) -> MutexGuard<'_, Downtime> {
+        self.downtime.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds to the metrics for how long the component was away, the outage that lasts included.
+    pub fn count_downtime(&self, metrics: &Metrics) {
+        let away = self.downtime().take(self.clock.now());
+        let labels = [self.name.as_str()];
+        metrics.component_unavailable_seconds.add(labels, away);
     }
 
     /// Shows a changed definition that waits. Only the supervisor calls it.
@@ -504,6 +517,11 @@ impl AnyHandle {
         each!(self, handle => handle.pending())
     }
 
+    /// See [`Handle::count_downtime`].
+    pub fn count_downtime(&self, metrics: &Metrics) {
+        each!(self, handle => handle.count_downtime(metrics));
+    }
+
     /// See [`Handle::retry`].
     pub fn retry(&self) {
         each!(self, handle => handle.retry());
@@ -568,11 +586,20 @@ impl AnyHandle {
 
 /// Shows a component's state in the metrics; none for one that is no more.
 pub fn record_state(metrics: &Metrics, info: &Info, state: Option<State>) {
+    record_state_of(metrics, info.name.as_str(), &info.type_name, state);
+}
+
+/// The same for one that may have no handle.
+pub(crate) fn record_state_of(
+    metrics: &Metrics,
+    name: &str,
+    type_name: &str,
+    state: Option<State>,
+) {
     for other in State::ALL {
-        metrics.component_state.set(
-            [info.name.as_str(), &info.type_name, other.name()],
-            f64::from(u8::from(Some(other) == state)),
-        );
+        let value = f64::from(u8::from(Some(other) == state));
+        let labels = [name, type_name, other.name()];
+        metrics.component_state.set(labels, value);
     }
 }
 

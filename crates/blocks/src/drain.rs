@@ -27,6 +27,8 @@ pub enum Cause {
     Api,
     /// The drain endpoint or command.
     Drain,
+    /// The drain endpoint on the public port: a hook ahead of the end, or of a restart, of a container.
+    PreStop,
     UserSignal,
     Child,
     /// The app's port has been closed for as long as `--exit-when-app-exits` says.
@@ -43,6 +45,7 @@ impl Cause {
             Self::Signal => "signal",
             Self::Api => "api",
             Self::Drain => "drain",
+            Self::PreStop => "prestop",
             Self::UserSignal => "sigusr1",
             Self::Child => "child",
             Self::App => "app",
@@ -166,10 +169,15 @@ impl Blocks {
     ///
     /// # Cancel safety
     /// May be dropped; the drain goes on.
-    pub async fn drain(&self, wait: Wait) -> Progress {
+    pub async fn drain(&self, wait: Wait, cause: Cause) -> Progress {
         let mut view = self.drains.view.clone();
-        if view.borrow().is_none() {
-            self.drains.requests.send(StopRequest::Drain).await.ok();
+        // One that a hook began becomes that of whoever asks for it himself.
+        let is_news = view
+            .borrow()
+            .is_none_or(|drain| drain.cause == Cause::PreStop && cause != Cause::PreStop);
+        if is_news {
+            let request = StopRequest::Drain(cause);
+            self.drains.requests.send(request).await.ok();
             let begun = view.wait_for(Option::is_some);
             tokio::time::timeout(ANSWER_LIMIT, begun).await.ok();
         }

@@ -10,6 +10,7 @@ use futures_util::stream::{once, unfold};
 use outrigger_core::BodyError;
 use outrigger_core::error::{ApiError, GrpcCode};
 use outrigger_core::json::{Numbers, Style, Value, encode};
+use outrigger_lifecycle::connection::State;
 use outrigger_lifecycle::phase::Phase;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::history::entry::{self, time_text};
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::Blocks;
+use crate::component::AnyHandle;
 
 /// Something is written to a stream at least this often, so that both sides know that the other is there.
 const STILL_HERE: Duration = Duration::from_secs(15);
@@ -82,7 +84,19 @@ impl Blocks {
         once(async { Ok(hello) }).chain(rest)
     }
 
-    /// Every change that is kept.
+    /// Takes in how many calls each component has refused, so that the history knows before it is there again.
+    pub fn count_refused(&self) {
+        let journal = &self.metrics.journal;
+        let names = self.invoke.resolver.handle().map(AnyHandle::Names);
+        for handle in self.registry.table().all.iter().chain(&names) {
+            // While it is ready there is nothing to tell; what was refused just before is told with the change.
+            if handle.status().state != State::Ready {
+                journal.refused(handle.name().as_str(), take_refused(handle));
+            }
+        }
+    }
+
+    /// Every change that is kept, and the counts as they are now.
     ///
     /// # Errors
     /// When none are, or the files cannot be read.
@@ -97,7 +111,11 @@ impl Blocks {
         // Files are read elsewhere than on the threads that serve calls.
         let read = tokio::task::spawn_blocking(move || reader.changes()).await;
         match read {
-            Ok(Ok(changes)) => Ok(changes),
+            Ok(Ok(mut changes)) => {
+                self.count_refused();
+                changes.extend(self.metrics.journal.tallies_now());
+                Ok(changes)
+            }
             Ok(Err(why)) => failed(
                 500,
                 GrpcCode::Internal,
@@ -114,6 +132,15 @@ impl Blocks {
     }
 }
 
+fn take_refused(handle: &AnyHandle) -> u64 {
+    match handle {
+        AnyHandle::State(handle) => handle.take_refused(),
+        AnyHandle::PubSub(handle) => handle.take_refused(),
+        AnyHandle::Secrets(handle) => handle.take_refused(),
+        AnyHandle::Names(handle) => handle.take_refused(),
+    }
+}
+
 struct Listener {
     changes: Receiver<Arc<Change>>,
     phase: watch::Receiver<Phase>,
@@ -126,23 +153,28 @@ impl Listener {
     /// The next piece; none when the sidecar ends.
     async fn next(&mut self) -> Option<Vec<u8>> {
         let is_over = |phase: &Phase| *phase == Phase::Stopping;
-        tokio::select! {
-            biased;
-            change = self.changes.recv() => match change {
-                Ok(change) => {
-                    let mut text = format!("event: {}\ndata: ", type_of(&change)).into_bytes();
-                    text.extend(event(&change, &self.app_id, &self.namespace));
-                    text.extend_from_slice(b"\n\n");
-                    Some(text)
-                }
-                Err(RecvError::Lagged(missed)) => {
-                    self.metrics.events_dropped.add([], missed);
-                    Some(format!(": {missed} events were missed\n\n").into_bytes())
-                }
-                Err(RecvError::Closed) => None,
-            },
-            _ = self.phase.wait_for(is_over) => None,
-            () = tokio::time::sleep(STILL_HERE) => Some(b": still here\n\n".to_vec()),
+        let silent = tokio::time::sleep(STILL_HERE);
+        tokio::pin!(silent);
+        loop {
+            tokio::select! {
+                biased;
+                change = self.changes.recv() => match change {
+                    Ok(change) if change.is_tally() => {}
+                    Ok(change) => {
+                        let mut text = format!("event: {}\ndata: ", type_of(&change)).into_bytes();
+                        text.extend(event(&change, &self.app_id, &self.namespace));
+                        text.extend_from_slice(b"\n\n");
+                        return Some(text);
+                    }
+                    Err(RecvError::Lagged(missed)) => {
+                        self.metrics.events_dropped.add([], missed);
+                        return Some(format!(": {missed} events were missed\n\n").into_bytes());
+                    }
+                    Err(RecvError::Closed) => return None,
+                },
+                _ = self.phase.wait_for(is_over) => return None,
+                () = &mut silent => return Some(b": still here\n\n".to_vec()),
+            }
         }
     }
 }
@@ -152,6 +184,8 @@ mod tests {
     use std::time::SystemTime;
 
     use outrigger_core::json::parse_all;
+    use outrigger_telemetry::journal::Told;
+    use outrigger_telemetry::metrics::Settings;
 
     use super::*;
 
@@ -199,5 +233,31 @@ mod tests {
                 Some(to)
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_told_changes_and_no_mere_counts() {
+        let metrics = Arc::new(Metrics::new(Settings::new("app")));
+        let (_phases, phase) = watch::channel(Phase::Ready);
+        let mut listener = Listener {
+            changes: metrics.journal.listen(),
+            phase,
+            metrics: metrics.clone(),
+            app_id: "app".to_owned(),
+            namespace: "default".to_owned(),
+        };
+        let journal = &metrics.journal;
+        journal.refused("orders", 3);
+        journal.tell_tallies(true);
+        journal.change(Kind::Gate, "", "open", Told::default());
+        let piece = String::from_utf8(listener.next().await.unwrap()).unwrap();
+        assert!(
+            piece.starts_with("event: dev.outrigger.gate_changed\n"),
+            "{piece}"
+        );
+        journal.refused("orders", 1);
+        journal.tell_tallies(true);
+        let piece = listener.next().await.unwrap();
+        assert_eq!(piece, b": still here\n\n");
     }
 }

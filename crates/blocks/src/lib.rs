@@ -12,6 +12,7 @@ pub mod absent;
 pub mod activity;
 pub mod app;
 pub mod component;
+mod downtime;
 pub mod drain;
 pub mod errors;
 pub mod events;
@@ -108,7 +109,7 @@ pub enum StopRequest {
     Graceful,
     Forced,
     /// Drain, and stay.
-    Drain,
+    Drain(drain::Cause),
     /// Go on after a drain; told whether that was possible.
     Resume(oneshot::Sender<bool>),
     /// The app is gone for good.

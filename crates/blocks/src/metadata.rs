@@ -209,11 +209,14 @@ impl MetadataApi {
         let rejected = table.rejected.iter().map(|rejected| {
             let mut members = vec![
                 ("name", Value::string(rejected.name.as_str())),
-                ("type", Value::string(rejected.type_name.as_str())),
+                ("type", Value::String(rejected.full_type())),
                 ("state", Value::string("rejected")),
                 ("class", Value::string("CONFIG")),
             ];
             members.extend(text("message", &rejected.reason, reader));
+            if rejected.optional {
+                members.push(("optional", Value::Bool(true)));
+            }
             object(members)
         });
         let all = Value::Array(known.chain(rejected).collect());

@@ -48,8 +48,9 @@ impl Secrets {
         if let Some(handle) = self.registry.secrets(store) {
             return Ok(handle);
         }
-        if let Some(rejected) = self.registry.rejection(store, Kind::Secrets.prefix()) {
-            return Err(rejected);
+        let (metrics, prefix) = (&self.guard.metrics, Kind::Secrets.prefix());
+        if let Some(refusal) = self.registry.refusal(metrics, store, prefix) {
+            return Err(refusal);
         }
         let table = self.registry.table();
         let any = !table.secrets.is_empty()

@@ -147,16 +147,21 @@ impl Blocks {
 
     /// Puts what is in the app's hands, and who waits for a component, into the gauges that are read.
     pub fn refresh_gauges(&self) {
-        for handle in &self.metadata.registry.table().all {
-            let waiters = handle.waiters() as f64;
-            let gauge = &self.metrics.component_waiters;
-            gauge.set([handle.name().as_str()], waiters);
-        }
         for (kind, component, number) in self.activity.all() {
             self.metrics
                 .inflight
                 .set([kind.name(), &component], number as f64);
         }
+        for handle in &self.registry.table().all {
+            let waiters = handle.waiters() as f64;
+            let gauge = &self.metrics.component_waiters;
+            gauge.set([handle.name().as_str()], waiters);
+            handle.count_downtime(&self.metrics);
+        }
+        if let Some(names) = self.invoke.resolver.handle() {
+            names.count_downtime(&self.metrics);
+        }
+        self.registry.show_rejected(&self.metrics);
         self.invoke.resiliency.refresh();
     }
 }
@@ -180,10 +185,11 @@ impl MetadataApi {
         all.extend(table.rejected.iter().map(|rejected| {
             let value = members([
                 ("name", Some(Value::string(rejected.name.as_str()))),
-                ("type", Some(Value::string(rejected.type_name.as_str()))),
+                ("type", Some(Value::String(rejected.full_type()))),
                 ("state", Some(Value::string("rejected"))),
                 ("class", Some(Value::string("CONFIG"))),
                 ("message", Some(Value::String(shown(&rejected.reason)))),
+                ("optional", rejected.optional.then_some(Value::Bool(true))),
             ]);
             (rejected.name.clone(), value)
         }));

@@ -11,7 +11,7 @@ use crate::diagnostic::Place;
 use crate::fingerprint::Fingerprint;
 use crate::load::Context;
 use crate::read::{Field, Object};
-use crate::resource::{Header, check_secret_store, fingerprint, named_values, secret_store};
+use crate::resource::{self, Header, check_secret_store, fingerprint, named_values, secret_store};
 use crate::yaml::Node;
 
 /// A checked Component; what its type makes of the values is the catalog's business.
@@ -107,9 +107,7 @@ impl ComponentResource {
 
     /// `outrigger.dev/<name>`.
     pub fn annotation(&self, name: &str) -> Option<&str> {
-        self.annotations
-            .get(&format!("outrigger.dev/{name}"))
-            .map(String::as_str)
+        resource::annotation(&self.annotations, name)
     }
 }
 

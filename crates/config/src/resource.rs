@@ -132,6 +132,16 @@ pub(crate) struct Header {
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
+/// `outrigger.dev/<name>`.
+pub(crate) fn annotation<'a>(
+    annotations: &'a BTreeMap<String, String>,
+    name: &str,
+) -> Option<&'a str> {
+    annotations
+        .get(&format!("outrigger.dev/{name}"))
+        .map(String::as_str)
+}
+
 impl Header {
     pub(crate) fn read(document: &Object<'_>) -> Self {
         document.knows(&["apiVersion", "kind", "status", "spec"]);

@@ -11,7 +11,9 @@ use outrigger_core::error::{ApiError, GrpcCode};
 use outrigger_proto::google::protobuf::{Any, Duration as Span, Timestamp};
 use outrigger_proto::grpc::health::v1::health_check_response::ServingStatus;
 use outrigger_proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
-use outrigger_proto::outrigger::v1::component_health::{Ping, Status as Wire, Subscription};
+use outrigger_proto::outrigger::v1::component_health::{
+    PendingRevision, Ping, Status as Wire, Subscription,
+};
 use outrigger_proto::outrigger::v1::{
     ComponentHealth, GetComponentHealthRequest, GetComponentHealthResponse,
 };
@@ -33,7 +35,7 @@ async fn status(blocks: &Blocks, service: &str) -> Option<ServingStatus> {
     let serving = match service {
         "" => blocks.health.ready(None).is_ok(),
         "outbound" => blocks.health.outbound().is_ok(),
-        "live" => true,
+        "live" => blocks.health.live().is_ok(),
         _ => {
             let name = service.strip_prefix("component:")?;
             let report = blocks.examine_one(name, Effort::default()).await;
@@ -295,6 +297,15 @@ fn health(item: &Item, now: SystemTime) -> ComponentHealth {
                 error: subscription.error.clone().unwrap_or_default(),
             })
             .collect(),
+        pending_revision: known.pending.as_ref().map(|pending| PendingRevision {
+            component_type: pending.full_type.clone(),
+            state: pending.state.to_owned(),
+            class: pending.class.unwrap_or_default().to_owned(),
+            message: pending.message.clone().unwrap_or_default(),
+            attempt: pending.attempt,
+            next_retry: pending.next_retry.map(span),
+            since: at(pending.since),
+        }),
         ..bare
     }
 }
@@ -314,6 +325,7 @@ fn timestamp(at: SystemTime) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use outrigger_blocks::health::judge;
 
     fn item(standing: Standing) -> Item {
         Item::plain(
@@ -364,6 +376,39 @@ mod tests {
             (many[29].message.as_str(), many[29].error_code.as_str()),
             ("", "ERR_PING_FAILED")
         );
+    }
+
+    #[test]
+    fn a_changed_definition_that_waits_is_told() {
+        let pending = judge::PendingRevision {
+            full_type: "state.redis/v2".to_owned(),
+            state: "unavailable",
+            class: Some("TRANSIENT"),
+            message: Some("connection refused".to_owned()),
+            attempt: 3,
+            next_retry: Some(Duration::from_secs(2)),
+            since: Duration::from_secs(40),
+        };
+        let changing = Item {
+            detail: Some(judge::Detail {
+                pending: Some(pending),
+                ..judge::Detail::default()
+            }),
+            ..item(Standing::Ok)
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let told = health(&changing, now).pending_revision.unwrap();
+        let expected = PendingRevision {
+            component_type: "state.redis/v2".to_owned(),
+            state: "unavailable".to_owned(),
+            class: "TRANSIENT".to_owned(),
+            message: "connection refused".to_owned(),
+            attempt: 3,
+            next_retry: Some(span(Duration::from_secs(2))),
+            since: timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(60)),
+        };
+        assert_eq!(told, expected);
+        assert_eq!(health(&changing.bare(), now).pending_revision, None);
     }
 
     #[test]

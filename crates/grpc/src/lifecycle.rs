@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use outrigger_blocks::Blocks;
-use outrigger_blocks::drain::{LONGEST_WAIT, Progress, USUAL_WAIT};
+use outrigger_blocks::drain::{Cause, LONGEST_WAIT, Progress, USUAL_WAIT};
 use outrigger_core::error::GrpcCode;
 use outrigger_proto::google::protobuf::Duration as Span;
 use outrigger_proto::outrigger::v1::status_response::Drain;
@@ -61,7 +61,7 @@ async fn drain(exchange: &mut Exchange, blocks: &Blocks) -> Result<DrainResponse
             })?,
     };
     let wait = (!request.no_wait).then_some(limit);
-    Ok(told(&blocks.drain(wait).await))
+    Ok(told(&blocks.drain(wait, Cause::Drain).await))
 }
 
 fn duration(span: &Span) -> Option<Duration> {

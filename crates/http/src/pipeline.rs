@@ -65,7 +65,7 @@ pub struct Api {
     pub(crate) settings: Settings,
     served: ArcSwap<Served>,
     /// Nobody who asks here has shown who they are.
-    is_public: bool,
+    pub(crate) is_public: bool,
 }
 
 /// What is made of a [`Shape`].

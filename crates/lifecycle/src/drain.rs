@@ -13,17 +13,19 @@ use std::time::Duration;
 
 use outrigger_policy::Moment;
 
+use crate::gate;
+
 /// Work must be at zero for this long.
 const CALM: Duration = Duration::from_millis(100);
 /// The app's port is gone after this many refusals in a row.
-const GONE_AFTER: u32 = 3;
+pub const GONE_AFTER: u32 = 3;
 
 /// What ends the wait for the app's last calls, once all work is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Linger {
     /// Nothing is waited for: the app is ended next, with its calls still served.
     Not,
-    /// This long, or until the gate is closed.
+    /// Until the end was asked for this long ago, the gate is closed, or the app that we started has ended.
     Block(Duration),
     /// Until the app's port refuses.
     AppGone,
@@ -66,6 +68,20 @@ pub struct Observed {
     /// Connections to the app's port that were refused, in a row.
     pub refused: u32,
     pub is_gate_closed: bool,
+    /// The app that we started is no more.
+    pub has_app_ended: bool,
+}
+
+impl Observed {
+    /// Something is in the app's hands, or may be.
+    fn has_work(&self) -> bool {
+        let is_busy = match self.busy {
+            Busy::Untold => false,
+            Busy::Unknown => true,
+            Busy::Said { busy, .. } => busy,
+        };
+        self.in_flight > 0 || is_busy
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,7 +153,10 @@ impl Machine {
         }
         let Some(lingering) = self.lingering_since else {
             return if is_late {
-                Stage::Over { late: true }
+                // Nothing may be in hand, with peers that would still have been let in.
+                Stage::Over {
+                    late: seen.has_work(),
+                }
             } else {
                 Stage::Draining
             };
@@ -148,7 +167,9 @@ impl Machine {
         let since = lingering.max(exit.at);
         let over = match exit.linger {
             Linger::Not => true,
-            Linger::Block(time) => seen.is_gate_closed || now.since(since) >= time,
+            Linger::Block(time) => {
+                seen.is_gate_closed || seen.has_app_ended || now.since(exit.at) >= time
+            }
             Linger::AppGone => seen.refused >= GONE_AFTER,
             Linger::Quiet(quiet) => {
                 seen.calls == 0 && now.since(seen.last_call.max(since)) >= quiet
@@ -169,6 +190,26 @@ impl Machine {
 impl Default for Machine {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A drain that a preStop hook began, and nobody asked for an end: the kubelet may have restarted the app alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Comeback {
+    was_away: bool,
+}
+
+impl Comeback {
+    /// Whether the app was away and is back, so that the drain has had its day.
+    pub fn on(&mut self, gate: gate::State) -> bool {
+        match gate {
+            gate::State::Open => self.was_away,
+            gate::State::WaitPort | gate::State::Closed => {
+                self.was_away = true;
+                false
+            }
+            _ => false,
+        }
     }
 }
 
@@ -252,6 +293,7 @@ mod tests {
         last_call: Moment::START,
         refused: 0,
         is_gate_closed: false,
+        has_app_ended: false,
     };
 
     fn exiting(now: Moment, limit: u64, linger: Linger) -> Machine {
@@ -307,6 +349,63 @@ mod tests {
         machine.on(&IDLE, at(0));
         machine.on(&IDLE, at(100));
         assert_eq!(machine.on(&IDLE, at(500)), Stage::Over { late: false });
+    }
+
+    #[test]
+    fn peers_that_are_still_let_in_are_no_work_left_behind() {
+        let mut machine = exiting(at(0), 2_000, SECOND);
+        let accepting = Observed {
+            is_accepting: true,
+            ..IDLE
+        };
+        assert_eq!(machine.on(&accepting, at(1_999)), Stage::Draining);
+        let over = machine.on(&accepting, at(2_000));
+        assert_eq!(over, Stage::Over { late: false });
+        let busy = Observed {
+            busy: Busy::Unknown,
+            ..accepting
+        };
+        let mut machine = exiting(at(0), 2_000, SECOND);
+        assert_eq!(machine.on(&busy, at(2_000)), Stage::Over { late: true });
+    }
+
+    #[test]
+    fn a_block_counts_from_the_signal_and_is_cut_short_by_the_app() {
+        let block = Linger::Block(Duration::from_secs(4));
+        let working = Observed {
+            in_flight: 1,
+            ..IDLE
+        };
+        let mut machine = exiting(at(0), 25_000, block);
+        machine.on(&working, at(3_000));
+        machine.on(&IDLE, at(3_000));
+        assert_eq!(machine.on(&IDLE, at(3_999)), Stage::Lingering);
+        assert_eq!(machine.on(&IDLE, at(4_000)), Stage::Over { late: false });
+        let mut machine = exiting(at(0), 25_000, block);
+        machine.on(&IDLE, at(0));
+        machine.on(&IDLE, at(100));
+        let ended = Observed {
+            has_app_ended: true,
+            ..IDLE
+        };
+        assert_eq!(machine.on(&ended, at(200)), Stage::Over { late: false });
+    }
+
+    #[test]
+    fn an_app_that_was_away_and_is_back_ends_what_its_hook_began() {
+        use gate::State;
+        let mut comeback = Comeback::default();
+        let states = [
+            State::Open,
+            State::Discover,
+            State::Open,
+            State::WaitPort,
+            State::WaitReady,
+            State::Discover,
+            State::Open,
+        ];
+        let told: Vec<bool> = states.map(|state| comeback.on(state)).into();
+        assert_eq!(told, [false, false, false, false, false, false, true]);
     }
 
     #[test]
@@ -417,7 +516,7 @@ mod tests {
                     Stage::Lingering => prop_assert!(!is_late && (drained || in_flight == 0)),
                     Stage::Over { late } => {
                         prop_assert!(is_late || machine.is_drained());
-                        prop_assert!(late || machine.is_drained());
+                        prop_assert!(machine.is_drained() || late == (in_flight > 0));
                         break;
                     }
                 }

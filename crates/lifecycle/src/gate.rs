@@ -319,6 +319,8 @@ impl Machine {
         if healthy {
             self.failures = 0;
             return match self.state {
+                // It may be another process than the one that was ready.
+                State::Closed if self.settings.asks_ready => self.wait_port(now),
                 State::WaitHealth | State::Closed => self.discover(now),
                 _ => Vec::new(),
             };
@@ -446,6 +448,26 @@ mod tests {
         probe(&mut machine, false);
         assert_eq!(machine.state(), State::Closed);
         assert_eq!(probe(&mut machine, true), [Action::Discover]);
+    }
+
+    #[test]
+    fn an_app_that_is_healthy_again_is_asked_whether_it_is_ready_too() {
+        let (mut machine, _) = opened(EVERY_SECOND);
+        machine.settings.asks_ready = true;
+        for _ in 0..3 {
+            probe(&mut machine, false);
+        }
+        assert_eq!(probe(&mut machine, true), [Action::TryPort]);
+        let now = at(5_000);
+        assert_eq!(machine.on(Event::Port(true), now, 0.5), [Action::AskReady]);
+        assert_eq!(
+            machine.on(Event::Ready(true), now, 0.5),
+            [Action::ProbeHealth]
+        );
+        assert_eq!(
+            machine.on(Event::Health(true), now, 0.5),
+            [Action::Discover]
+        );
     }
 
     #[test]

@@ -16,6 +16,8 @@ const DAPR: &str = "1.18.2";
 
 /// A fault of our own: whoever looks after the process starts another one.
 const BUG: u8 = 70;
+/// The usual value of `--app-stop-timeout`.
+const APP_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// What tasks still run when everything is over gets this long.
 const LAST_TASKS: Duration = Duration::from_millis(100);
 
@@ -32,13 +34,15 @@ pub(crate) fn command(arguments: &[String], began: Instant) -> u8 {
     }
 }
 
-/// Flags that were given, and that only `run` heeds.
+/// Flags that were given another value than the usual one, and that only `run` heeds.
 fn for_run_only(options: &Options) -> impl Iterator<Item = &'static str> {
     let app = &options.app;
     [
+        ("app-log-prefix", app.log_prefix.is_some()),
         ("app-restart", app.restart != AppRestart::Never),
         ("app-signal-first", app.signal_first),
         ("app-start", app.start != AppStart::OutboundReady),
+        ("app-stop-timeout", app.stop_timeout != APP_STOP_TIMEOUT),
     ]
     .into_iter()
     .filter_map(|(flag, is_given)| is_given.then_some(flag))
@@ -139,4 +143,40 @@ pub(crate) fn versions_text() -> String {
     }
     text.push('\n');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The flags that are told to have no effect.
+    fn told(words: &str) -> Vec<&'static str> {
+        let mut arguments = vec!["--app-id=orders".to_owned()];
+        arguments.extend(words.split_whitespace().map(str::to_owned));
+        let parsed = flags::parse(&arguments, &|_| None).unwrap();
+        let Command::Run(options) = parsed.command else {
+            panic!("{words} asks for something else")
+        };
+        for_run_only(&options).collect()
+    }
+
+    #[test]
+    fn every_flag_of_run_is_told_to_have_no_effect_and_no_other() {
+        assert!(told("").is_empty());
+        assert!(told("--app-port=80 --drain-timeout=5s").is_empty());
+        let all = "--app-start=immediately --app-restart=always --app-signal-first --app-stop-timeout=3s --app-log-prefix=x";
+        let mut expected: Vec<&str> = all
+            .split_whitespace()
+            .filter_map(|word| word.trim_start_matches("--").split('=').next())
+            .collect();
+        expected.sort_unstable();
+        let mut found = told(all);
+        found.sort_unstable();
+        assert_eq!(found, expected);
+        assert_eq!(told("--app-log-prefix="), ["app-log-prefix"]);
+        assert!(
+            told("--app-stop-timeout=10s").is_empty(),
+            "the usual value, so that scripts may write it down"
+        );
+    }
 }

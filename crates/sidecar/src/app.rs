@@ -2,16 +2,17 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use outrigger_blocks::app::{AppChannel, AppSubscription, Discovered, Probe};
+use outrigger_blocks::app::{AppChannel, Probe};
 use outrigger_blocks::invoke::Admission;
+use outrigger_blocks::metadata::{AppFacts, HealthFacts};
 use outrigger_channel::app::{GrpcApp, HttpApp, Protocol, Settings};
 use outrigger_config::Options;
 use outrigger_config::flags::AppProtocol;
 use outrigger_lifecycle::gate::{Action, Event, Health, Machine, State};
-use outrigger_lifecycle::{Clock, Scope, Stop};
-use outrigger_policy::{Attempts, Failure, Next};
-use outrigger_resiliency::{Resiliency, RetryRule};
+use outrigger_lifecycle::{Clock, Moment, Scope, Stop};
+use outrigger_resiliency::Resiliency;
 use outrigger_telemetry::{Metrics, journal};
 use outrigger_wire::Target;
 use outrigger_wire::grpc::Channel;
@@ -19,6 +20,8 @@ use outrigger_wire::http2;
 use outrigger_wire::tls::ClientTls;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
+
+use crate::discovery::{Answers, Discovery, Round};
 
 const SCOPE: &str = "dapr.runtime";
 
@@ -79,9 +82,7 @@ pub(crate) fn open(
         max_concurrency: app.max_concurrency,
         max_head: unlimited(options.api.read_buffer_size),
         max_message: unlimited(options.api.max_body_size),
-        probe_timeout: health.map_or(std::time::Duration::from_millis(500), |health| {
-            health.timeout
-        }),
+        probe_timeout: health.map_or(Duration::from_millis(500), |health| health.timeout),
         health_path: health.map_or_else(|| "/healthz".to_owned(), |health| health.path.clone()),
         ready: if app.protocol.is_http() {
             app.ready_path.clone()
@@ -113,12 +114,27 @@ pub(crate) fn open(
     }))
 }
 
-/// What discovery does with its answers.
-pub(crate) trait Discovery: Send + Sync + 'static {
-    /// Whether anybody wants to know the app's subscriptions.
-    fn wants_subscriptions(&self) -> bool;
-
-    fn subscriptions(&self, list: Vec<AppSubscription>);
+/// What the metadata document says of it.
+pub(crate) fn facts(options: &Options) -> AppFacts {
+    let app = &options.app;
+    AppFacts {
+        port: app.port,
+        protocol: app.protocol.name().to_owned(),
+        channel_address: app.channel_address.clone(),
+        max_concurrency: app
+            .max_concurrency
+            .map_or(0, |limit| i32::try_from(limit).unwrap_or(i32::MAX)),
+        health: app.health.as_ref().map(|health| HealthFacts {
+            path: if app.protocol.is_http() {
+                health.path.clone()
+            } else {
+                String::new()
+            },
+            interval: health.interval,
+            timeout: health.timeout,
+            threshold: health.threshold,
+        }),
+    }
 }
 
 /// The gate's task.
@@ -127,6 +143,8 @@ pub(crate) struct GateKeeper {
     pub settings: outrigger_lifecycle::gate::Settings,
     pub reads_config: bool,
     pub discovery: Arc<dyn Discovery>,
+    /// What the app has answered.
+    pub answers: Answers,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
     /// A delivery found the port closed.
@@ -156,14 +174,45 @@ pub(crate) fn settings(options: &Options) -> outrigger_lifecycle::gate::Settings
     }
 }
 
-type Asking = Option<Pin<Box<dyn Future<Output = Event> + Send>>>;
+type Asking = Option<Pin<Box<dyn Future<Output = Answer> + Send>>>;
+
+/// What the app said.
+struct Answer {
+    event: Event,
+    /// Why it is not ready.
+    why: Option<String>,
+}
+
+impl From<Event> for Answer {
+    fn from(event: Event) -> Self {
+        Self { event, why: None }
+    }
+}
+
+/// An app that is not ready is told of as often as one whose port is closed.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Since when the app has not been ready, or was last told not to be.
+#[derive(Default)]
+struct Unready(Option<Moment>);
+
+impl Unready {
+    /// The app is not ready; whether that is to be told.
+    fn is_due(&mut self, now: Moment) -> bool {
+        let is_due = now.since(*self.0.get_or_insert(now)) >= TELL_EVERY;
+        if is_due {
+            self.0 = Some(now);
+        }
+        is_due
+    }
+}
 
 impl GateKeeper {
     pub(crate) async fn run(mut self, stop: Stop) {
         let mut away = self.away.take();
         let mut machine = Machine::new(self.settings, self.clock.now());
         let (mut asking, mut probing): (Asking, Asking) = (None, None);
-        let mut found = false;
+        let (mut found, mut unready) = (false, Unready::default());
         loop {
             let due = machine.wake_at();
             let clock = self.clock;
@@ -181,15 +230,19 @@ impl GateKeeper {
                     }
                 }
                 () = self.refused.notified() => Event::Refused,
-                event = answer(&mut asking) => {
+                answer = answer(&mut asking) => {
                     asking = None;
-                    event
+                    if let Some(why) = answer.why && unready.is_due(clock.now()) {
+                        warn!(target: SCOPE, event = "gate", err = why, "waiting for application to be ready");
+                    }
+                    answer.event
                 }
-                event = answer(&mut probing) => {
+                answer = answer(&mut probing) => {
                     probing = None;
-                    event
+                    answer.event
                 }
                 () = self.renewed.notified() => {
+                    self.answers.ask_topics_anew();
                     // Whatever is being asked will do; otherwise the app is asked once more.
                     if asking.is_none() && machine.is_open() {
                         asking = Some(self.ask(Action::Discover));
@@ -203,7 +256,13 @@ impl GateKeeper {
                 found = true;
                 info!(target: SCOPE, "application discovered on port {}", self.app.port);
             }
-            for action in machine.on(event, self.clock.now(), rand::random()) {
+            let actions = machine.on(event, self.clock.now(), rand::random());
+            let now = machine.state();
+            if now != before && now != State::Open {
+                // Whatever it said, it is asked again when its gate opens.
+                self.answers.forget();
+            }
+            for action in actions {
                 match action {
                     Action::TellWaiting => {
                         info!(target: SCOPE, event = "gate", "waiting for application to listen on port {}", self.app.port)
@@ -214,12 +273,15 @@ impl GateKeeper {
                     }
                 }
             }
-            let now = machine.state();
             if now != before {
+                let (from, to) = (before.name(), now.name());
+                unready = Unready::default();
                 if matches!(now, State::WaitPort | State::Closed)
                     && matches!(before, State::Open | State::Discover)
                 {
-                    warn!(target: SCOPE, event = "gate", from = before.name(), to = now.name(), "the application is away, nothing is handed to it");
+                    warn!(target: SCOPE, event = "gate", from, to, "the application is away, nothing is handed to it");
+                } else {
+                    info!(target: SCOPE, event = "gate", from, to, "the gate in front of the application is {to}");
                 }
                 let told = outrigger_telemetry::journal::Told {
                     cause: cause_of(event, before, now),
@@ -233,19 +295,19 @@ impl GateKeeper {
     }
 
     fn show(&self, now: State) {
-        for state in State::ALL {
-            self.metrics
-                .app_gate
-                .set([state.name()], f64::from(u8::from(state == now)));
-        }
+        show_gate(now, &self.metrics);
         self.state.send_replace(now);
     }
 
-    fn ask(&self, action: Action) -> Pin<Box<dyn Future<Output = Event> + Send>> {
+    fn ask(&self, action: Action) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
         let app = self.app.channel.clone();
         match action {
-            Action::TryPort => Box::pin(async move { Event::Port(app.accepts().await) }),
-            Action::AskReady => Box::pin(async move { Event::Ready(app.is_ready().await) }),
+            Action::TryPort => Box::pin(async move { Event::Port(app.accepts().await).into() }),
+            Action::AskReady => Box::pin(async move {
+                let why = app.readiness().await.err();
+                let event = Event::Ready(why.is_none());
+                Answer { event, why }
+            }),
             Action::ProbeHealth => {
                 let metrics = self.metrics.clone();
                 Box::pin(async move {
@@ -253,80 +315,29 @@ impl GateKeeper {
                     metrics
                         .app_probe
                         .add([if healthy { "ok" } else { "failed" }], 1);
-                    Event::Health(healthy)
+                    Event::Health(healthy).into()
                 })
             }
             Action::Discover | Action::TellWaiting => {
-                let asking = Asks {
+                let asking = Round {
                     app,
                     discovery: self.discovery.clone(),
+                    answers: self.answers.clone(),
                     reads_config: self.reads_config,
                     retry: self.resiliency.initialization_retry(),
                     clock: self.clock,
                 };
-                Box::pin(async move { Event::Discovered(asking.discover().await) })
+                Box::pin(async move { Event::Discovered(asking.ask().await).into() })
             }
         }
     }
 }
 
-/// One round of discovery.
-struct Asks {
-    app: Arc<dyn AppChannel>,
-    discovery: Arc<dyn Discovery>,
-    reads_config: bool,
-    /// For the list of subscriptions; after it the gate asks on.
-    retry: Option<RetryRule>,
-    clock: Clock,
-}
-
-impl Asks {
-    /// Asks the app what it wants; true when everything that was asked has been answered.
-    async fn discover(&self) -> bool {
-        let (config, subscriptions) = tokio::join!(self.config(), self.subscriptions());
-        config && subscriptions
-    }
-
-    async fn config(&self) -> bool {
-        if !self.reads_config {
-            return true;
-        }
-        match self.app.config().await {
-            Discovered::Answer(()) | Discovered::None => true,
-            Discovered::Failed(why) => {
-                warn!(target: SCOPE, err = why, "the application did not tell its configuration, asking again");
-                false
-            }
-        }
-    }
-
-    async fn subscriptions(&self) -> bool {
-        if !self.discovery.wants_subscriptions() {
-            return true;
-        }
-        let mut attempts = Attempts::new(self.clock.now(), None);
-        loop {
-            let why = match self.app.subscriptions().await {
-                Discovered::Answer(list) => {
-                    self.discovery.subscriptions(list);
-                    return true;
-                }
-                Discovered::None => {
-                    self.discovery.subscriptions(Vec::new());
-                    return true;
-                }
-                Discovered::Failed(why) => why,
-            };
-            warn!(target: SCOPE, err = why, "the application did not tell its subscriptions, asking again");
-            let Some(rule) = &self.retry else {
-                return false;
-            };
-            let (now, dice) = (self.clock.now(), rand::random());
-            match attempts.after(&rule.retry, None, &Failure::default(), now, dice) {
-                Next::Retry { at, .. } => self.clock.until(at).await,
-                Next::GiveUp(_) => return false,
-            }
-        }
+pub(crate) fn show_gate(now: State, metrics: &Metrics) {
+    for state in State::ALL {
+        metrics
+            .app_gate
+            .set([state.name()], f64::from(u8::from(state == now)));
     }
 }
 
@@ -340,7 +351,7 @@ fn cause_of(event: Event, before: State, now: State) -> Option<&'static str> {
     }
 }
 
-async fn answer(asking: &mut Asking) -> Event {
+async fn answer(asking: &mut Asking) -> Answer {
     match asking {
         Some(asking) => asking.await,
         None => std::future::pending().await,
@@ -369,6 +380,16 @@ pub(crate) fn admission(state: State, was_open: bool, draining: bool) -> Admissi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_app_that_is_not_ready_is_told_of_after_ten_seconds_and_every_ten() {
+        let mut unready = Unready::default();
+        let at = |second| Moment::from_start(Duration::from_secs(second));
+        let told: Vec<u64> = (5..40)
+            .filter(|second| unready.is_due(at(*second)))
+            .collect();
+        assert_eq!(told, [15, 25, 35]);
+    }
 
     #[test]
     fn an_app_that_was_never_ready_is_not_unhealthy() {

@@ -3,20 +3,18 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use outrigger_blocks::AnyHandle;
 use outrigger_blocks::health::Missing;
 use outrigger_config::flags::{LifecycleOptions, OutboundReady, ReadinessRequires};
-use outrigger_lifecycle::connection::State;
 
-use crate::components::Components;
+use crate::components::{Components, Required};
 
 /// The demands, and whom they concern now.
 #[derive(Debug)]
 pub(crate) struct Demands {
     ready: ReadinessRequires,
     outbound: OutboundReady,
-    for_ready: Mutex<Vec<AnyHandle>>,
-    for_outbound: Mutex<Vec<AnyHandle>>,
+    for_ready: Mutex<Required>,
+    for_outbound: Mutex<Required>,
     /// Every component was ready once; nothing takes that back.
     were_all_ready: AtomicBool,
 }
@@ -36,12 +34,12 @@ impl Demands {
     pub(crate) fn concern(&self, components: &Components) {
         let ready = match self.ready {
             // Placement and scheduler are no components.
-            ReadinessRequires::None | ReadinessRequires::ControlPlane => Vec::new(),
+            ReadinessRequires::None | ReadinessRequires::ControlPlane => Required::default(),
             ReadinessRequires::Required => components.required(false),
             ReadinessRequires::All => components.required(true),
         };
         let outbound = match self.outbound {
-            OutboundReady::Settled => Vec::new(),
+            OutboundReady::Settled => Required::default(),
             OutboundReady::AllReady => components.required(true),
         };
         *self
@@ -55,36 +53,22 @@ impl Demands {
     }
 }
 
-fn is_ready(handle: &AnyHandle) -> bool {
-    handle.status().state == State::Ready
-}
-
 impl Missing for Demands {
     fn for_ready(&self) -> Vec<String> {
-        let handles = self
-            .for_ready
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        handles
-            .iter()
-            .filter(|handle| !is_ready(handle))
-            .map(|handle| handle.name().to_string())
-            .collect()
+        let required = self.for_ready.lock();
+        required.unwrap_or_else(PoisonError::into_inner).missing()
     }
 
     fn for_outbound(&self) -> bool {
         if self.outbound == OutboundReady::Settled || self.were_all_ready.load(Ordering::Relaxed) {
             return false;
         }
-        let missing = self
-            .for_outbound
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .any(|handle| !is_ready(handle));
-        if !missing {
+        let required = self.for_outbound.lock();
+        let missing = required.unwrap_or_else(PoisonError::into_inner).missing();
+        let is_missing = !missing.is_empty();
+        if !is_missing {
             self.were_all_ready.store(true, Ordering::Relaxed);
         }
-        missing
+        is_missing
     }
 }

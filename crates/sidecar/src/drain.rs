@@ -8,11 +8,13 @@ use std::time::Duration;
 use outrigger_blocks::Blocks;
 use outrigger_blocks::activity::table;
 use outrigger_blocks::drain::{Cause, Drain, budget};
-use outrigger_lifecycle::drain::{Answer, Asking, Busy, Exit, Linger, Machine, Observed, Stage};
+use outrigger_lifecycle::drain::{
+    Answer, Asking, Busy, Comeback, Exit, GONE_AFTER, Linger, Machine, Observed, Stage,
+};
 use outrigger_lifecycle::phase::{Event, Phase};
 use outrigger_lifecycle::{Clock, Moment, gate};
 use outrigger_telemetry::journal::{Kind, Told};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use crate::app::App;
@@ -35,6 +37,8 @@ pub(crate) struct Sight {
     pub phases: Arc<Phases>,
     pub blocks: Arc<Blocks>,
     pub gate: watch::Receiver<gate::State>,
+    /// Told when the app's port turned out to be closed.
+    pub refused: Arc<Notify>,
     pub app: Option<App>,
     pub names: Option<Arc<Names>>,
     pub clock: Clock,
@@ -65,6 +69,12 @@ pub(crate) struct WayDown {
     try_at: Moment,
     refused: u32,
     leaving: Working<()>,
+    /// For one that a hook began.
+    comeback: Option<Comeback>,
+    has_app_ended: bool,
+    is_observed: bool,
+    /// Messages that had been given back before.
+    released_before: u64,
     shown: Drain,
 }
 
@@ -80,7 +90,13 @@ impl WayDown {
         let now = sight.clock.now();
         let before = sight.phases.now();
         let metrics = &sight.blocks.metrics;
-        sight.phases.accept_peers(sight.window > Duration::ZERO);
+        // Without an app there is nothing that peers could call.
+        let window = if is_away(sight) {
+            Duration::ZERO
+        } else {
+            sight.window
+        };
+        sight.phases.accept_peers(window > Duration::ZERO);
         tell(sight, number, "started", reason.cause.name());
         sight.phases.on(Event::StopRequested, metrics);
         let names = sight.names.clone();
@@ -92,7 +108,7 @@ impl WayDown {
         let mut way = Self {
             machine: Machine::new(),
             before,
-            window_over: now + sight.window,
+            window_over: now + window,
             asking: Asking::new(sight.asks_busy),
             question: None,
             ask_at: now,
@@ -100,6 +116,10 @@ impl WayDown {
             try_at: now + TRY_EVERY,
             refused: 0,
             leaving: Some(Box::pin(leaving)),
+            comeback: (reason.cause == Cause::PreStop).then(Comeback::default),
+            has_app_ended: false,
+            is_observed: false,
+            released_before: released(sight),
             shown: Drain {
                 number,
                 cause: reason.cause,
@@ -129,6 +149,7 @@ impl WayDown {
         }
         self.machine.exit(exit);
         self.refused = 0;
+        self.comeback = None;
         self.shown.cause = reason.cause;
         self.shown.exits = true;
         self.shown.deadline = exit.deadline;
@@ -146,6 +167,35 @@ impl WayDown {
             reason.because,
         );
         self.show(sight);
+    }
+
+    /// It was asked for by somebody else too, who decides how long it stays.
+    pub(crate) fn asked_again(&mut self, sight: &Sight, cause: Cause) {
+        if cause != Cause::PreStop && self.comeback.take().is_some() {
+            self.shown.cause = cause;
+            self.show(sight);
+        }
+    }
+
+    /// Whether what a hook began has been overtaken: the app is another.
+    pub(crate) fn is_overtaken(&mut self, gate: gate::State) -> bool {
+        self.comeback
+            .as_mut()
+            .is_some_and(|comeback| comeback.on(gate))
+    }
+
+    pub(crate) fn app_has_ended(&mut self) {
+        self.has_app_ended = true;
+    }
+
+    /// How long the work in hand took; told once.
+    pub(crate) fn observe(&mut self, sight: &Sight) {
+        if !std::mem::replace(&mut self.is_observed, true) {
+            let took = sight.clock.now().since(self.shown.since);
+            let cause = self.shown.cause.name();
+            let seconds = &sight.blocks.metrics.drain_seconds;
+            seconds.observe([cause], took.as_secs_f64());
+        }
     }
 
     /// What is left of the time.
@@ -169,7 +219,8 @@ impl WayDown {
                 self.shown.drained = true;
                 self.shown.drained_at = Some(now);
                 let duration = now.since(self.shown.since);
-                info!(target: SCOPE, event = "drain", drain_id = self.shown.id(), "drained after {} ms: nothing is in hand", duration.as_millis());
+                let released = released(sight).saturating_sub(self.released_before);
+                info!(target: SCOPE, event = "drain", drain_id = self.shown.id(), released, "drained after {} ms: nothing is in hand", duration.as_millis());
                 tell(
                     sight,
                     self.shown.number,
@@ -177,11 +228,15 @@ impl WayDown {
                     self.shown.cause.name(),
                 );
                 sight.phases.on(Event::Drained, &sight.blocks.metrics);
+                self.observe(sight);
                 self.show(sight);
             }
             if let Stage::Over { late } = stage {
+                self.observe(sight);
                 if self.machine.blocks() && !late {
-                    let why = if seen.is_gate_closed {
+                    let why = if seen.has_app_ended {
+                        "App has ended"
+                    } else if seen.is_gate_closed {
                         "App reported unhealthy"
                     } else {
                         "Block shutdown period expired"
@@ -201,6 +256,9 @@ impl WayDown {
                     self.port = None;
                     self.try_at = sight.clock.now() + TRY_EVERY;
                     self.refused = if is_open { 0 } else { self.refused + 1 };
+                    if self.refused == GONE_AFTER && !self.machine.is_exiting() {
+                        sight.refused.notify_one();
+                    }
                 }
             }
         }
@@ -216,7 +274,7 @@ impl WayDown {
 
     fn look(&self, sight: &Sight) -> Observed {
         let activity = &sight.blocks.activity;
-        let is_accepting = sight.clock.now() < self.window_over;
+        let is_accepting = sight.clock.now() < self.window_over && !is_away(sight);
         sight.phases.accept_peers(is_accepting);
         Observed {
             in_flight: activity.in_flight(),
@@ -229,6 +287,7 @@ impl WayDown {
                 *sight.gate.borrow(),
                 gate::State::Closed | gate::State::WaitPort
             ),
+            has_app_ended: self.has_app_ended,
         }
     }
 
@@ -279,6 +338,19 @@ impl WayDown {
     fn show(&self, sight: &Sight) {
         sight.view.send_replace(Some(self.shown));
     }
+}
+
+/// Messages that have been given back to their brokers.
+fn released(sight: &Sight) -> u64 {
+    sight.blocks.metrics.released_messages.total(|_| true)
+}
+
+/// There is no app, or none that listens.
+fn is_away(sight: &Sight) -> bool {
+    matches!(
+        *sight.gate.borrow(),
+        gate::State::Absent | gate::State::WaitPort | gate::State::Closed
+    )
 }
 
 fn tell(sight: &Sight, number: u32, what: &str, cause: &str) {

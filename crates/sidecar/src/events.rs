@@ -6,13 +6,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_blocks::Blocks;
 use outrigger_blocks::app::AppChannel;
 use outrigger_blocks::events::event;
 use outrigger_channel::webhook::Webhook;
 use outrigger_lifecycle::{Stop, gate};
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::history::Writer;
-use outrigger_telemetry::journal::{Change, Kind};
+use outrigger_telemetry::journal::{Change, Kind, TALLY_EVERY};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
@@ -125,6 +126,7 @@ impl Teller {
             let change = tokio::select! {
                 biased;
                 change = changes.recv() => match change {
+                    Ok(change) if change.is_tally() => None,
                     Ok(change) => held.admit(&change, Instant::now()),
                     Err(RecvError::Lagged(missed)) => {
                         self.metrics.events_dropped.add([], missed);
@@ -165,6 +167,23 @@ impl Teller {
                     pause *= 2;
                 }
             }
+        }
+    }
+}
+
+/// Writes down how many calls were refused by what is away, before the process can end without a word.
+pub(crate) async fn tally(blocks: Arc<Blocks>, stop: Stop) {
+    let mut due = tokio::time::interval(TALLY_EVERY);
+    loop {
+        let is_end = tokio::select! {
+            biased;
+            () = stop.cancelled() => true,
+            _ = due.tick() => false,
+        };
+        blocks.count_refused();
+        blocks.metrics.journal.tell_tallies(is_end);
+        if is_end {
+            return;
         }
     }
 }

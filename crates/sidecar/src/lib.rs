@@ -11,6 +11,7 @@ mod companion;
 mod components;
 mod configured;
 mod demands;
+mod discovery;
 mod drain;
 mod events;
 mod faults;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use outrigger_blocks::activity::table;
 use outrigger_blocks::drain::Cause;
 use outrigger_blocks::metadata::Reader;
-use outrigger_blocks::{AnyHandle, Blocks, StopRequest};
+use outrigger_blocks::{AnyHandle, Blocks, Registry, StopRequest};
 use outrigger_component_api::Kind;
 use outrigger_config::flags::DrainSource;
 use outrigger_core::duration::format_go;
@@ -35,6 +35,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 const INSISTS_AFTER: Duration = Duration::from_millis(500);
 /// What there is time for when somebody insists.
 const LAST_BREATH: Duration = Duration::from_millis(120);
+/// For everything that is let go of, however many steps that takes.
+const END_LIMIT: Duration = Duration::from_millis(4_500);
 /// For what has been observed to reach its readers.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// The exit code of a process that is to be started again elsewhere.
@@ -78,6 +80,8 @@ pub(crate) struct Life {
     pub signals: Signals,
     pub companion: Option<Box<dyn Companion>>,
     pub ports: (u16, u16),
+    /// The process is gone by then, once nothing is waited for any more.
+    pub gone_by: Option<Instant>,
 }
 
 /// How the way down went.
@@ -101,6 +105,23 @@ enum Woken {
     Over {
         late: bool,
     },
+}
+
+/// How long letting go may take.
+#[derive(Clone, Copy)]
+struct Time {
+    /// Of each step.
+    limit: Duration,
+    /// Of all together.
+    gone_by: Instant,
+}
+
+impl Time {
+    /// For the next step.
+    fn step(self) -> Duration {
+        let left = self.gone_by.saturating_duration_since(Instant::now());
+        self.limit.min(left)
+    }
 }
 
 /// The end, once it has been asked for.
@@ -127,10 +148,6 @@ impl Life {
     pub(crate) async fn run(mut self) -> u8 {
         let (end, outcome) = self.live().await;
         let code = self.close(&end, outcome).await;
-        self.blocks
-            .metrics
-            .drain_seconds
-            .observe([end.cause.name()], end.began.elapsed().as_secs_f64());
         if let Some(why) = &end.fatal {
             error!(target: SCOPE, fatal = true, "Fatal error from runtime: {why}");
         }
@@ -146,13 +163,12 @@ impl Life {
         }
         self.servers.close_telling();
         let was_cut_short = outcome == Outcome::Insisted;
-        self.telling
-            .close(if was_cut_short {
-                LAST_BREATH / 2
-            } else {
-                FLUSH_LIMIT
-            })
-            .await;
+        let limit = if was_cut_short {
+            LAST_BREATH / 2
+        } else {
+            FLUSH_LIMIT
+        };
+        self.telling.close(self.at_most(limit)).await;
         code
     }
 
@@ -165,7 +181,11 @@ impl Life {
                 warn!(target: SCOPE, "not every component has ended its first attempt in time, going on without them");
             }
         });
-        let mut overdue = Box::pin(overdue(self.settings.init_deadline, self.eager.clone()));
+        let mut overdue = Box::pin(overdue(
+            self.settings.init_deadline,
+            self.eager.clone(),
+            self.blocks.registry.clone(),
+        ));
         let mut is_settled = false;
         let mut way: Option<WayDown> = None;
         let mut drains = 0;
@@ -187,11 +207,13 @@ impl Life {
                 Woken::Told(Told::Stop(name)) => match &end {
                     None => {
                         info!(target: SCOPE, "Received signal '{name}'; beginning shutdown");
+                        self.heed_the_third();
                         End::new(Cause::Signal)
                     }
                     Some(end) if end.began.elapsed() < INSISTS_AFTER => continue,
                     Some(_) => {
                         warn!(target: SCOPE, inflight = self.blocks.activity.in_flight(), "told to stop again: ending at once");
+                        cut(way.as_mut(), &self.sight);
                         return (
                             end.unwrap_or_else(|| End::new(Cause::Signal)),
                             Outcome::Insisted,
@@ -210,8 +232,8 @@ impl Life {
                     self.begin_drain(&mut way, &mut drains, Cause::UserSignal);
                     continue;
                 }
-                Woken::Asked(StopRequest::Drain) => {
-                    self.begin_drain(&mut way, &mut drains, Cause::Drain);
+                Woken::Asked(StopRequest::Drain(cause)) => {
+                    self.begin_drain(&mut way, &mut drains, cause);
                     continue;
                 }
                 Woken::Asked(StopRequest::Resume(answer)) => {
@@ -228,6 +250,7 @@ impl Life {
                 }
                 Woken::Asked(StopRequest::Forced) => {
                     warn!(target: SCOPE, "Force shutdown requested, exiting immediately without graceful shutdown");
+                    cut(way.as_mut(), &self.sight);
                     let cause = Cause::Forced;
                     let forced = end.map_or_else(|| End::new(cause), |end| End { cause, ..end });
                     return (forced, Outcome::Insisted);
@@ -247,6 +270,9 @@ impl Life {
                 },
                 Woken::Ended(code) => {
                     companion_is_over = true;
+                    if let Some(way) = &mut way {
+                        way.app_has_ended();
+                    }
                     if end.is_none() {
                         info!(target: SCOPE, code, "the application has ended by itself");
                     }
@@ -257,6 +283,12 @@ impl Life {
                 }
                 Woken::Gate => {
                     self.gate_changed();
+                    let gate = *self.gate.borrow();
+                    let over = way.take_if(|way| end.is_none() && way.is_overtaken(gate));
+                    if let Some(way) = over {
+                        info!(target: SCOPE, event = "drain", "the application was restarted, and nobody has asked for an end");
+                        self.resume(way, is_settled).await;
+                    }
                     continue;
                 }
                 Woken::Settled => {
@@ -286,6 +318,7 @@ impl Life {
                     let end = end.unwrap_or_else(|| End::new(Cause::Signal));
                     let left = way.as_ref().map(|way| way.left(self.sight.clock));
                     let limit = if late {
+                        self.gone_by = Some(Instant::now() + END_LIMIT);
                         CLOSE_LIMIT
                     } else {
                         left.unwrap_or(Duration::MAX)
@@ -318,6 +351,8 @@ impl Life {
                 because: "",
             };
             *way = Some(WayDown::begin(&self.sight, *drains, &reason));
+        } else if let Some(way) = way {
+            way.asked_again(&self.sight, cause);
         }
     }
 
@@ -409,6 +444,26 @@ impl Life {
         info!(target: SCOPE, phase = self.phases.now().name(), gate = self.gate.borrow().name(), inflight = in_hand, components, "state");
     }
 
+    /// What is left of a limit.
+    fn at_most(&self, limit: Duration) -> Duration {
+        self.gone_by
+            .map_or(limit, |gone_by| Time { limit, gone_by }.step())
+    }
+
+    /// Whoever tells us a third time to end is obeyed, whatever is going on.
+    fn heed_the_third(&self) {
+        let began = Instant::now();
+        self.telling.spawn("signals.third", move |stop| async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = third(began) => {
+                    #[expect(clippy::disallowed_methods, reason = "that is what was asked for")]
+                    std::process::exit(1);
+                }
+            }
+        });
+    }
+
     /// Lets everything go; the exit code.
     async fn close(&mut self, end: &End, outcome: Outcome) -> u8 {
         let limit = match (outcome, end.cause) {
@@ -423,6 +478,21 @@ impl Life {
             (Outcome::Clean, Cause::Network) if self.companion.is_none() => LAST_BREATH,
             (Outcome::Clean, _) => CLOSE_LIMIT,
         };
+        let gone_by = self
+            .gone_by
+            .get_or_insert_with(|| Instant::now() + END_LIMIT);
+        let time = Time {
+            limit,
+            gone_by: *gone_by,
+        };
+        let forced = &self.blocks.metrics.drain_forced;
+        // Told while somebody can still read it.
+        match outcome {
+            Outcome::Insisted if end.cause == Cause::Forced => forced.add(["api"], 1),
+            Outcome::Insisted => forced.add(["signal"], 1),
+            Outcome::Late => forced.add(["deadline"], 1),
+            Outcome::Clean => {}
+        }
         if outcome == Outcome::Insisted || end.cause == Cause::Network {
             stop_companion(&mut self.companion, limit / 2).await;
         }
@@ -430,24 +500,13 @@ impl Life {
             let began = end.began;
             tokio::select! {
                 () = insisted(&mut self.signals, &mut self.stop, began) => true,
-                () = let_go(&self.phases, &self.blocks, &self.servers, &self.subscriptions, &self.resources, self.sight.names.as_deref(), limit) => false,
+                () = let_go(&self.phases, &self.blocks, &self.servers, &self.subscriptions, &self.resources, self.sight.names.as_deref(), time) => false,
             }
         };
-        let forced = &self.blocks.metrics.drain_forced;
         match (outcome, insists) {
-            (Outcome::Insisted, _) | (_, true) => {
-                let cause = if end.cause == Cause::Forced {
-                    "api"
-                } else {
-                    "signal"
-                };
-                forced.add([cause], 1);
-                1
-            }
-            (Outcome::Late, false) => {
-                forced.add(["deadline"], 1);
-                if end.code == 0 { 1 } else { end.code }
-            }
+            (Outcome::Insisted, _) | (_, true) => 1,
+            (Outcome::Late, false) if end.code == 0 => 1,
+            (Outcome::Late, false) => end.code,
             (Outcome::Clean, false) if end.code == 0 => {
                 self.companion.as_ref().map_or(0, |app| app.verdict())
             }
@@ -480,27 +539,53 @@ async fn let_go(
     subscriptions: &Scope,
     resources: &Mutex<Resources>,
     names: Option<&Names>,
-    limit: Duration,
+    time: Time,
 ) {
     phases.on(Event::StopRequested, &blocks.metrics);
     phases.on(Event::Finish, &blocks.metrics);
-    let serving = servers.close(limit);
+    let first = time.step();
+    let serving = servers.close(first);
     let subscribing = async {
-        subscriptions.close(limit).await;
+        subscriptions.close(first).await;
     };
     tokio::join!(serving, subscribing);
+    let second = time.step();
     let components = async {
         // A reload under way must not hold up the end.
-        if let Ok(mut resources) = tokio::time::timeout(limit, resources.lock()).await {
-            resources.components.close(limit).await;
+        if let Ok(mut resources) = tokio::time::timeout(second / 2, resources.lock()).await {
+            resources.components.close(time.step()).await;
         }
     };
     let names = async {
         if let Some(names) = names {
-            names.close(limit).await;
+            names.close(second).await;
         }
     };
     tokio::join!(components, names);
+}
+
+/// A way down that is not gone to its end.
+fn cut(way: Option<&mut WayDown>, sight: &Sight) {
+    if let Some(way) = way {
+        way.observe(sight);
+    }
+}
+
+/// Completes when the process is told a third time to end.
+async fn third(began: Instant) {
+    let Ok(mut signals) = Signals::of_the_end() else {
+        return std::future::pending().await;
+    };
+    let mut insists = false;
+    loop {
+        signals.stopped().await;
+        if began.elapsed() < INSISTS_AFTER {
+            continue;
+        }
+        if std::mem::replace(&mut insists, true) {
+            return;
+        }
+    }
 }
 
 /// Completes when somebody insists on the end: with another signal, or a forced stop over the API.
@@ -549,7 +634,11 @@ async fn settled(handles: Vec<AnyHandle>) {
 }
 
 /// Completes when a component is not ready in time.
-async fn overdue(limit: Option<Duration>, handles: Vec<AnyHandle>) -> String {
+async fn overdue(
+    limit: Option<Duration>,
+    handles: Vec<AnyHandle>,
+    registry: Arc<Registry>,
+) -> String {
     let Some(limit) = limit else {
         return std::future::pending().await;
     };
@@ -557,10 +646,13 @@ async fn overdue(limit: Option<Duration>, handles: Vec<AnyHandle>) -> String {
     let late = handles
         .iter()
         .find(|handle| !handle.info().optional && !handle.status().was_ready);
-    match late {
-        Some(handle) => format!(
-            "component {} is not ready after {} seconds (--component-init-deadline)",
-            handle.info().name,
+    let table = registry.table();
+    // What is still rejected never had a handle.
+    let rejected = table.rejected.iter().find(|rejected| !rejected.optional);
+    let late = late.map(|handle| handle.name().to_string());
+    match late.or_else(|| rejected.map(|rejected| rejected.name.clone())) {
+        Some(name) => format!(
+            "component {name} is not ready after {} seconds (--component-init-deadline)",
             limit.as_secs_f64()
         ),
         None => std::future::pending().await,

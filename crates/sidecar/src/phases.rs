@@ -11,7 +11,7 @@ use outrigger_telemetry::journal::{Kind, Told};
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::app::admission;
+use crate::app::{admission, show_gate};
 
 const SCOPE: &str = "dapr.runtime";
 
@@ -42,7 +42,14 @@ pub(crate) struct Phases {
 }
 
 impl Phases {
-    pub(crate) fn new(gate: watch::Receiver<gate::State>, started: Instant) -> (Self, Watches) {
+    /// Shows what both are at first: no change tells that.
+    pub(crate) fn new(
+        gate: watch::Receiver<gate::State>,
+        started: Instant,
+        metrics: &Metrics,
+    ) -> (Self, Watches) {
+        show(Phase::Starting, metrics);
+        show_gate(*gate.borrow(), metrics);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
         let (pulls, pulls_seen) = watch::channel(false);
         let (streams, streams_seen) = watch::channel(false);
@@ -81,11 +88,7 @@ impl Phases {
         if before == after {
             return;
         }
-        for phase in Phase::ALL {
-            metrics
-                .phase
-                .set([phase.name()], f64::from(u8::from(phase == after)));
-        }
+        show(after, metrics);
         info!(target: SCOPE, event = "phase", from = before.name(), to = after.name(), "the sidecar is {}", after.name());
         metrics
             .journal
@@ -155,16 +158,37 @@ fn set<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
     });
 }
 
+fn show(now: Phase, metrics: &Metrics) {
+    for phase in Phase::ALL {
+        metrics
+            .phase
+            .set([phase.name()], f64::from(u8::from(phase == now)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use outrigger_telemetry::metrics::Settings;
 
     #[test]
+    fn phase_and_gate_are_shown_before_either_changes() {
+        let metrics = Metrics::new(Settings::new("a"));
+        let (_gate, seen) = watch::channel(gate::State::Absent);
+        let (phases, _watches) = Phases::new(seen, Instant::now(), &metrics);
+        let shows = |line: &str| metrics.text().lines().any(|one| one == line);
+        assert!(shows(r#"outrigger_phase{app_id="a",phase="starting"} 1"#));
+        assert!(shows(r#"outrigger_app_gate{app_id="a",state="absent"} 1"#));
+        assert!(shows(r#"outrigger_app_gate{app_id="a",state="open"} 0"#));
+        phases.on(Event::Settled, &metrics);
+        assert!(shows(r#"outrigger_phase{app_id="a",phase="starting"} 0"#));
+    }
+
+    #[test]
     fn messages_flow_only_while_the_app_is_ready_and_nothing_ends() {
         let metrics = Metrics::new(Settings::new("a"));
         let (gate, seen) = watch::channel(gate::State::WaitPort);
-        let (phases, watches) = Phases::new(seen, Instant::now());
+        let (phases, watches) = Phases::new(seen, Instant::now(), &metrics);
         assert_eq!(*watches.admission.borrow(), Admission::NotReadyYet);
         phases.on(Event::Settled, &metrics);
         assert!(!*watches.pulls.borrow() && *watches.streams.borrow());

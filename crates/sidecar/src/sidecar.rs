@@ -8,9 +8,9 @@ use arc_swap::ArcSwap;
 use outrigger_blocks::activity::Activity;
 use outrigger_blocks::app::AppChannel;
 use outrigger_blocks::drain::{Drain, Drains};
-use outrigger_blocks::health::Health;
+use outrigger_blocks::health::{Health, Pulse};
 use outrigger_blocks::invoke::{Invoke, REPLAY_LIMIT};
-use outrigger_blocks::metadata::{AppFacts, HealthFacts, MetadataApi};
+use outrigger_blocks::metadata::MetadataApi;
 use outrigger_blocks::pubsub::Poison;
 use outrigger_blocks::pubsub::deliver::Desk;
 use outrigger_blocks::pubsub::{Publisher, Subscriptions};
@@ -41,6 +41,7 @@ use crate::companion::Companion;
 use crate::components::{Components, Environment, ExternalEndpoints, Names, Shared};
 use crate::configured::{self, Configured};
 use crate::demands::Demands;
+use crate::discovery::Answers;
 use crate::drain::Sight;
 use crate::events::{Audience, Teller};
 use crate::life::{Life, Settings};
@@ -52,7 +53,7 @@ use crate::servers::{Apis, Servers};
 use crate::signals::Signals;
 use crate::subscriptions::Wanted;
 use crate::watch::{Seen, Watched, run as watch_files};
-use crate::{absence, app, components, host, listeners, network, telemetry};
+use crate::{absence, app, components, events, host, listeners, network, telemetry};
 
 const SCOPE: &str = "dapr.runtime";
 
@@ -276,11 +277,12 @@ impl Assembly {
         let gate_settings = app::settings(options);
         let (gate, gate_seen) =
             watch::channel(gate::Machine::new(gate_settings, self.clock.now()).state());
-        let (phases, watches) = Phases::new(gate_seen.clone(), self.started);
+        let (phases, watches) = Phases::new(gate_seen.clone(), self.started, &self.metrics);
         let shared = self.shared(&registry, fatal);
         let demands = Arc::new(Demands::new(&options.lifecycle));
         let endpoints = Arc::new(ExternalEndpoints::new(self.metrics.clone()));
         let refused = Arc::new(Notify::new());
+        let sight_refused = refused.clone();
         let subscriptions_scope = Scope::root();
         let peers = self.peers();
         let invoke = Arc::new(self.invoke(app.as_ref(), &watches, &peers, &endpoints));
@@ -353,6 +355,7 @@ impl Assembly {
                 settings: gate_settings,
                 reads_config: options.app.reads_config,
                 discovery: wanted,
+                answers: Answers::new(blocks.health.topics_told.clone()),
                 metrics: self.metrics.clone(),
                 clock: self.clock,
                 refused,
@@ -373,6 +376,11 @@ impl Assembly {
         }
         let phases = Arc::new(phases);
         self.tell_others(app.as_ref(), &gate_seen);
+        if self.history.is_some() {
+            let blocks = blocks.clone();
+            self.scope
+                .spawn("history.tally", |stop| events::tally(blocks, stop));
+        }
         let kubernetes = options.files.mode == Mode::Kubernetes;
         if let Some(app) = companion.as_mut().filter(|app| app.starts_at_once()) {
             app.start(ports.http, ports.grpc).await?;
@@ -391,6 +399,7 @@ impl Assembly {
                 phases: phases.clone(),
                 blocks: blocks.clone(),
                 gate: gate_seen.clone(),
+                refused: sight_refused,
                 asks_busy: app.is_some() && options.app.busy_path.is_some(),
                 app,
                 names: Some(Arc::new(names)),
@@ -412,6 +421,7 @@ impl Assembly {
             signals,
             companion,
             ports: (ports.http, ports.grpc),
+            gone_by: None,
         })
     }
 
@@ -445,6 +455,14 @@ impl Assembly {
             }
             (None, _) => {}
         }
+    }
+
+    /// Beats to the very end.
+    fn pulse(&self) -> Pulse {
+        let pulse = Pulse::new(self.clock);
+        let beating = pulse.clone();
+        self.telling.spawn("pulse", |stop| beating.run(stop));
+        pulse
     }
 
     fn namespace(&self) -> Namespace {
@@ -646,7 +664,7 @@ impl Assembly {
                 .enabled()
                 .map(str::to_owned)
                 .collect(),
-            app: app_facts(options),
+            app: app::facts(options),
             registry: registry.clone(),
             subscriptions: subscriptions.clone(),
             resources: endpoints,
@@ -679,6 +697,8 @@ impl Assembly {
                 app_id: options.app_id.clone(),
                 phase: watches.phase,
                 missing: demands,
+                topics_told: Arc::default(),
+                pulse: self.pulse(),
             },
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),
@@ -774,26 +794,4 @@ struct Parts<'a> {
     scope: &'a Scope,
     stop: mpsc::Sender<StopRequest>,
     drain: watch::Receiver<Option<Drain>>,
-}
-
-fn app_facts(options: &Options) -> AppFacts {
-    let app = &options.app;
-    AppFacts {
-        port: app.port,
-        protocol: app.protocol.name().to_owned(),
-        channel_address: app.channel_address.clone(),
-        max_concurrency: app
-            .max_concurrency
-            .map_or(0, |limit| i32::try_from(limit).unwrap_or(i32::MAX)),
-        health: app.health.as_ref().map(|health| HealthFacts {
-            path: if app.protocol.is_http() {
-                health.path.clone()
-            } else {
-                String::new()
-            },
-            interval: health.interval,
-            timeout: health.timeout,
-            threshold: health.threshold,
-        }),
-    }
 }

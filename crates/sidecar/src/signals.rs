@@ -45,6 +45,17 @@ impl Signals {
         })
     }
 
+    /// Those of the end alone: whoever listens beside somebody else hears of the same.
+    ///
+    /// # Errors
+    /// When handlers cannot be installed.
+    pub(crate) fn of_the_end() -> io::Result<EndSignals> {
+        Ok(EndSignals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
     /// Waits until the process is told to stop; the signal's name.
     pub(crate) async fn stopped(&mut self) -> &'static str {
         loop {
@@ -63,6 +74,23 @@ impl Signals {
             _ = self.hangup.recv() => Told::Reload,
             _ = self.quit.recv() => Told::Dump,
             _ = self.first_user.recv() => Told::Drain,
+        }
+    }
+}
+
+/// What tells the process to end.
+pub(crate) struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl EndSignals {
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub(crate) async fn stopped(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

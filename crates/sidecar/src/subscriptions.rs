@@ -9,7 +9,7 @@ use outrigger_blocks::pubsub::{Origin, Plan, Rules, Subscriptions};
 use outrigger_config::SubscriptionResource;
 use tracing::{error, info};
 
-use crate::app::Discovery;
+use crate::discovery::Discovery;
 
 const SCOPE: &str = "dapr.runtime.processor.subscription";
 

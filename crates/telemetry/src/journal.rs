@@ -14,6 +14,8 @@ use tokio::sync::broadcast;
 pub const QUEUE: usize = 1_000;
 /// Things whose state is remembered. Breakers come and go; beyond this the oldest state of one is not known.
 const MOST: usize = 20_000;
+/// A count of refused calls that grows is told this often, and less often later.
+pub const TALLY_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Kind {
@@ -69,8 +71,18 @@ pub struct Change {
     /// Without credentials.
     pub cause: Option<String>,
     pub class: Option<String>,
-    /// Calls that were refused while it was as it was.
+    /// Calls that were refused since it went away.
     pub refused: Option<u64>,
+}
+
+impl Change {
+    /// Nothing has changed but the number of calls that were refused. That is for the history, and for nobody else.
+    pub fn is_tally(&self) -> bool {
+        self.from == self.to
+            && self.refused.is_some()
+            && self.cause.is_none()
+            && self.class.is_none()
+    }
 }
 
 /// What is told of a change.
@@ -88,10 +100,27 @@ struct State {
     since: Instant,
 }
 
+/// Calls that were refused by a component while it is away.
+#[derive(Debug)]
+struct Tally {
+    count: u64,
+    began: Instant,
+    /// How many of them were told, and when.
+    told: u64,
+    told_at: Instant,
+}
+
+/// The longer something is away, the less often its count is told: an outage of a day is some hundred lines, and a history
+/// that ends without a word has lost the last twentieth at most.
+fn is_due(lasted: Duration, silent: Duration) -> bool {
+    silent >= TALLY_EVERY.max(lasted / 20)
+}
+
 /// Takes changes in and hands them on.
 #[derive(Debug)]
 pub struct Journal {
     states: Mutex<HashMap<(Kind, String), State>>,
+    tallies: Mutex<HashMap<String, Tally>>,
     sender: broadcast::Sender<Arc<Change>>,
 }
 
@@ -100,6 +129,7 @@ impl Journal {
         let (sender, _) = broadcast::channel(QUEUE);
         Self {
             states: Mutex::default(),
+            tallies: Mutex::default(),
             sender,
         }
     }
@@ -168,6 +198,79 @@ impl Journal {
         self.lock().remove(&(kind, subject.to_owned()));
     }
 
+    /// A component has refused more calls. How many it has refused since it went away.
+    pub fn refused(&self, component: &str, more: u64) -> u64 {
+        let mut tallies = self.tallies();
+        if let Some(tally) = tallies.get_mut(component) {
+            tally.count = tally.count.saturating_add(more);
+            return tally.count;
+        }
+        if more > 0 {
+            let now = Instant::now();
+            let tally = Tally {
+                count: more,
+                began: now,
+                told: 0,
+                told_at: now,
+            };
+            tallies.insert(component.to_owned(), tally);
+        }
+        more
+    }
+
+    /// A component is there again, or no more: the next count begins with nothing.
+    pub fn settle(&self, component: &str) {
+        self.tallies().remove(component);
+    }
+
+    /// The counts as they are now, as changes that change nothing.
+    pub fn tallies_now(&self) -> Vec<Change> {
+        let counts: Vec<(String, u64)> = self
+            .tallies()
+            .iter()
+            .map(|(component, tally)| (component.clone(), tally.count))
+            .collect();
+        counts
+            .into_iter()
+            .map(|(component, count)| self.tally(component, count))
+            .collect()
+    }
+
+    /// Tells the counts that have grown: those that are due, or all at the end.
+    pub fn tell_tallies(&self, is_end: bool) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (component, tally) in self.tallies().iter_mut() {
+            let (lasted, silent) = (now - tally.began, now - tally.told_at);
+            if tally.count > tally.told && (is_end || is_due(lasted, silent)) {
+                (tally.told, tally.told_at) = (tally.count, now);
+                due.push((component.clone(), tally.count));
+            }
+        }
+        for (component, count) in due {
+            self.tell(self.tally(component, count));
+        }
+    }
+
+    fn tally(&self, component: String, count: u64) -> Change {
+        let key = (Kind::Component, component);
+        let (state, after) = match self.lock().get(&key) {
+            Some(state) => (state.name.clone(), Some(state.since.elapsed())),
+            None => (String::new(), None),
+        };
+        Change {
+            at: SystemTime::now(),
+            kind: key.0,
+            subject: key.1,
+            from: state.clone(),
+            to: state,
+            after,
+            cause: None,
+            class: None,
+            refused: Some(count),
+        }
+    }
+
     /// For how long it has been as it is.
     pub fn lasted(&self, kind: Kind, subject: &str) -> Option<Duration> {
         let states = self.lock();
@@ -183,6 +286,10 @@ impl Journal {
     fn tell(&self, change: Change) {
         // Without a listener there is nobody to tell.
         self.sender.send(Arc::new(change)).ok();
+    }
+
+    fn tallies(&self) -> std::sync::MutexGuard<'_, HashMap<String, Tally>> {
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Kind, String), State>> {
@@ -236,6 +343,47 @@ mod tests {
             .map(|change| change.class.clone().unwrap())
             .collect();
         assert_eq!(classes, ["TRANSIENT", "AUTH"]);
+    }
+
+    #[test]
+    fn refused_calls_are_counted_until_the_component_is_there_again() {
+        let journal = Journal::new();
+        journal.change(Kind::Component, "orders", "unavailable", Told::default());
+        let mut heard = journal.listen();
+        assert_eq!(journal.refused("orders", 0), 0);
+        assert!(journal.tallies_now().is_empty());
+        assert_eq!(journal.refused("orders", 2), 2);
+        assert_eq!(journal.refused("orders", 1), 3);
+        let counts = |told: Vec<Change>| -> Vec<_> {
+            assert!(told.iter().all(Change::is_tally));
+            told.iter()
+                .map(|one| (one.to.clone(), one.refused))
+                .collect()
+        };
+        let expected = [("unavailable".to_owned(), Some(3))];
+        assert_eq!(counts(journal.tallies_now()), expected);
+        assert!(heard.try_recv().is_err(), "who asks changes nothing");
+        journal.tell_tallies(false);
+        assert!(heard.try_recv().is_err(), "it is not due");
+        journal.tell_tallies(true);
+        assert_eq!(heard.try_recv().unwrap().refused, Some(3));
+        journal.tell_tallies(true);
+        assert!(heard.try_recv().is_err(), "it has not grown");
+        journal.settle("orders");
+        assert_eq!(journal.refused("orders", 1), 1);
+    }
+
+    #[test]
+    fn a_long_outage_is_told_of_in_few_lines() {
+        let (mut lines, mut told) = (0_u32, Duration::ZERO);
+        for second in (0..86_400).step_by(2) {
+            let now = Duration::from_secs(second);
+            if is_due(now, now - told) {
+                assert!(now - told <= TALLY_EVERY + now / 20, "{now:?}");
+                (lines, told) = (lines + 1, now);
+            }
+        }
+        assert!(lines < 200, "{lines}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use crate::journal::Journal;
 use crate::paths::Paths;
-use crate::registry::{Counter, Expose, Gauge, Histogram, Rule};
+use crate::registry::{Counter, Expose, Gauge, Histogram, Rule, Seconds};
 
 /// What the Configuration resource may change.
 #[derive(Clone, Debug)]
@@ -139,6 +139,7 @@ macro_rules! metrics {
         }
     };
     (@new Counter $name:literal [$($label:literal),*] $help:literal, $settings:ident, $bounds:ident) => { Counter::new($name, $help, &[$($label),*], &$settings.rules) };
+    (@new Seconds $name:literal [$($label:literal),*] $help:literal, $settings:ident, $bounds:ident) => { Seconds::new($name, $help, &[$($label),*], &$settings.rules) };
     (@new Gauge $name:literal [$($label:literal),*] $help:literal, $settings:ident, $bounds:ident) => { Gauge::new($name, $help, &[$($label),*], &$settings.rules) };
     (@new Histogram $name:literal [$($label:literal),*] ($buckets:ident) $help:literal, $settings:ident, $bounds:ident) => {
         Histogram::new($name, $help, &[$($label),*], &$settings.rules, $bounds(stringify!($buckets)))
@@ -214,8 +215,8 @@ metrics! {
     startup_seconds: Gauge<1> = "outrigger_startup_seconds" ["stage"] "Seconds from the process's start to listening, settled components, a ready app, readiness.";
     component_attempts: Counter<2> = "outrigger_component_attempts_total" ["component", "result"] "Connection attempts.";
     component_reconnects: Counter<1> = "outrigger_component_reconnects_total" ["component"] "Connections that came back after a loss.";
-    component_unavailable_seconds: Counter<2> = "outrigger_component_unavailable_seconds_total" ["component", "reason"] "Seconds for which a component was not ready, by the class of the obstacle.";
-    component_ping_failures: Counter<1> = "outrigger_component_ping_failures_total" ["component"] "Pings that failed.";
+    component_unavailable_seconds: Seconds<1> = "outrigger_component_unavailable_seconds_total" ["component"] "Seconds for which a component was away, from its first failure or loss.";
+    component_ping_failures: Counter<2> = "outrigger_component_ping_failures_total" ["component", "reason"] "Pings that failed, by the class of the failure.";
     component_rejected_calls: Counter<2> = "outrigger_component_rejected_calls_total" ["component", "code"] "API calls that were answered without asking the component, because it was not ready.";
     component_connect_seconds: Histogram<1> = "outrigger_component_connect_seconds" ["component"] (seconds) "Time of connection attempts, in seconds.";
     component_ping_seconds: Histogram<1> = "outrigger_component_ping_seconds" ["component"] (seconds) "Time of pings, in seconds.";

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use hashbrown::{Equivalent, HashMap};
 use outrigger_core::json::go_float;
@@ -208,6 +209,12 @@ pub struct Counter<const N: usize> {
     family: Family<AtomicU64>,
 }
 
+/// A count of seconds that only grows, kept in microseconds so that short times add up.
+#[derive(Debug)]
+pub struct Seconds<const N: usize> {
+    micros: Counter<N>,
+}
+
 /// A number that goes up and down.
 #[derive(Debug)]
 pub struct Gauge<const N: usize> {
@@ -296,6 +303,20 @@ impl<const N: usize> Counter<N> {
             .fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Writes itself, where `whole` counts make one.
+    fn expose_parts(&self, out: &mut String, app_id: &str, whole: f64) {
+        if self.family.is_empty() {
+            return;
+        }
+        self.family.header(out, "counter");
+        self.family.each(|values, count| {
+            out.push_str(&self.family.name);
+            self.family.labels(out, app_id, values, None);
+            let count = count.load(Ordering::Relaxed) as f64 / whole;
+            writeln!(out, "{}", go_float(count)).ok();
+        });
+    }
+
     /// The sum of the series whose label values are wanted.
     pub fn total(&self, wanted: impl Fn(&[String]) -> bool) -> u64 {
         let mut total = 0_u64;
@@ -309,6 +330,24 @@ impl<const N: usize> Counter<N> {
 
     pub fn series(&self, values: [&str; N]) -> Count {
         Count(self.family.with(&values, || AtomicU64::new(0)))
+    }
+}
+
+impl<const N: usize> Seconds<N> {
+    pub(crate) fn new(
+        name: &str,
+        help: &'static str,
+        labels: &'static [&'static str; N],
+        rules: &[Rule],
+    ) -> Self {
+        Self {
+            micros: Counter::new(name, help, labels, rules),
+        }
+    }
+
+    pub fn add(&self, values: [&str; N], time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.micros.add(values, micros);
     }
 }
 
@@ -373,15 +412,17 @@ impl<const N: usize> Expose for Counter<N> {
     }
 
     fn expose(&self, out: &mut String, app_id: &str) {
-        if self.family.is_empty() {
-            return;
-        }
-        self.family.header(out, "counter");
-        self.family.each(|values, count| {
-            out.push_str(&self.family.name);
-            self.family.labels(out, app_id, values, None);
-            writeln!(out, "{}", go_float(count.load(Ordering::Relaxed) as f64)).ok();
-        });
+        self.expose_parts(out, app_id, 1.0);
+    }
+}
+
+impl<const N: usize> Expose for Seconds<N> {
+    fn relabel(&self, rules: &[Rule]) {
+        self.micros.relabel(rules);
+    }
+
+    fn expose(&self, out: &mut String, app_id: &str) {
+        self.micros.expose_parts(out, app_id, 1e6);
     }
 }
 
@@ -480,6 +521,19 @@ mod tests {
             text(&counter),
             "# HELP dapr_x_count help\n# TYPE dapr_x_count counter\ndapr_x_count{app_id=\"a\",k=\"v\\\"1\"} 2e+06\n"
         );
+    }
+
+    #[test]
+    fn times_shorter_than_a_second_add_up() {
+        let seconds = Seconds::new("m_total", "help", &["k"], &[]);
+        seconds.add(["v"], Duration::ZERO);
+        assert!(text(&seconds).ends_with("m_total{app_id=\"a\",k=\"v\"} 0\n"));
+        for _ in 0..3 {
+            seconds.add(["v"], Duration::from_millis(500));
+        }
+        let text = text(&seconds);
+        assert!(text.contains("# TYPE m_total counter\n"), "{text}");
+        assert!(text.ends_with("} 1.5\n"), "{text}");
     }
 
     #[test]

@@ -219,6 +219,37 @@ async fn an_app_that_cannot_say_whether_it_is_busy_is_not_waited_for_and_one_tha
     assert!(took >= s(3) && took <= s(8), "{took:?}");
 }
 
+/// An app that demands its token gets it with every question but the health probe, which is daprd's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_demands_its_token_can_say_that_it_is_ready_and_not_busy() {
+    let app = App::start(|asked| {
+        let has_token = asked.values("dapr-api-token") == ["hush"];
+        match asked.path.as_str() {
+            "/healthz" if has_token => Reply::status(500),
+            "/healthz" => Reply::status(200),
+            _ if !has_token => Reply::status(401),
+            "/busy" => Reply::json(&json!({"busy": false})),
+            "/ready" => Reply::status(200),
+            _ => Reply::status(404),
+        }
+    })
+    .await;
+    let mut sidecar = Plan::new("orders")
+        .app(app.port())
+        .env("APP_API_TOKEN", "hush")
+        .flag("--app-ready-path=/ready")
+        .flag("--app-busy-path=/busy")
+        .flag("--enable-app-health-check")
+        .flag("--drain-timeout=20s")
+        .serving()
+        .await;
+    sidecar.until_status("/v1.0/healthz", 204, s(10)).await;
+    let (ended, took) = sidecar.stop(s(15)).await;
+    assert!(app.count("/busy") > 0, "{}", ended.output);
+    assert_eq!(ended.code, 0, "{}", ended.output);
+    assert!(took <= s(5), "{took:?}");
+}
+
 /// T9, SIGUSR1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_is_taken_back_and_messages_flow_again() {
@@ -479,4 +510,111 @@ async fn a_message_that_crashes_the_app_each_time_becomes_a_dead_letter_and_the_
     assert_eq!((times, dead().await), (5, 1));
     sidecar.process.assert_alive();
     drop(app);
+}
+
+/// A preStop hook runs as well ahead of a restart of the app's container alone: then nobody asks for an end, and nobody
+/// takes the drain back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_hook_has_drained_works_on_once_the_app_was_restarted() {
+    let redis = RedisServer::launch(Redis::default()).await;
+    let port = ports::free();
+    let run = || {
+        App::start_on(port, |asked| match asked.path.as_str() {
+            "/dapr/subscribe" => Reply::json(&topics()),
+            "/on/new" => Reply::status(200),
+            _ => Reply::status(404),
+        })
+    };
+    let app = run().await;
+    let sidecar = started(&app, &redis, &["--prestop-on-public-port"]).await;
+    let hook = Request::get("/outrigger/v1/drain?wait=true");
+    let answer = http::call(sidecar.ports.public, &hook).await.unwrap();
+    assert_eq!(answer.status, 200);
+    sidecar.until_status("/v1.0/healthz", 500, s(2)).await;
+    drop(app);
+    wait::until("an app that is gone", s(5), async || {
+        sidecar.gate().await != "open"
+    })
+    .await;
+    let app = run().await;
+    let back = sidecar.until_status("/v1.0/healthz", 204, s(5)).await;
+    sidecar.publish("bus", "new", "after").await.assert(204, "");
+    wait::until("a delivery", s(10), async || app.delivered("after")).await;
+    figure(
+        "prestop-restart",
+        format!("ready {back:?} after the app was started again"),
+    );
+    // Somebody who asks for it himself decides how long it stays.
+    let answer = http::call(sidecar.ports.public, &hook).await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(sidecar.get("/outrigger/v1/drain").await.status, 200);
+    drop(app);
+    wait::until("an app that is gone", s(5), async || {
+        sidecar.gate().await != "open"
+    })
+    .await;
+    let _app = run().await;
+    wait::never("a drain that was taken back", s(2), async || {
+        status(&sidecar).await["phase"] == "ready"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_sidecar_in_kubernetes_has_left_nothing_behind_however_little_time_it_has() {
+    for (grace, app) in [
+        ("1", None),
+        ("2", Some(App::start(|_| Reply::status(200)).await)),
+        ("20", None),
+    ] {
+        let mut plan = Plan::new("orders")
+            .flag("--mode=kubernetes")
+            .flag(&format!("--dapr-graceful-shutdown-seconds={grace}"));
+        if let Some(app) = &app {
+            plan = plan.app(app.port());
+        }
+        let mut sidecar = plan.serving().await;
+        if app.is_some() {
+            sidecar.until_status("/v1.0/healthz", 204, s(5)).await;
+        }
+        let (ended, took) = sidecar.stop(s(10)).await;
+        assert_eq!(ended.code, 0, "{grace}: {}", ended.output);
+        assert!(took <= s(3), "{grace}: {took:?}");
+    }
+}
+
+/// Counted from the signal, as Dapr does.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_is_blocked_for_as_long_as_is_said_and_no_longer() {
+    let redis = RedisServer::launch(Redis::default()).await;
+    let app = slow(s(3)).await;
+    let flags = [
+        "--dapr-block-shutdown-duration=5s",
+        "--dapr-graceful-shutdown-seconds=20",
+    ];
+    let mut sidecar = started(&app, &redis, &flags).await;
+    sidecar.publish("bus", "new", "slow").await.assert(204, "");
+    until_taken(&app, 1).await;
+    let (ended, took) = sidecar.stop(s(15)).await;
+    assert_eq!(ended.code, 0, "{}", ended.output);
+    assert!(ended.output.contains("Block shutdown period expired"));
+    assert!(took >= s(5) && took <= ms(6_500), "{took:?}");
+    // An app that is gone needs no more time.
+    let mut sidecar = started(&app, &redis, &flags).await;
+    let hook = Request::post("/outrigger/v1/drain?wait=false", "");
+    sidecar.call(hook).await.assert(202, "");
+    sidecar.process.signal(Signal::TERM);
+    drop(app);
+    let ended = sidecar.process.ended(s(10)).await;
+    assert_eq!(ended.code, 0, "{}", ended.output);
+}
+
+/// What was observed can be read while the sidecar lingers.
+#[tokio::test(flavor = "multi_thread")]
+async fn how_long_a_drain_took_is_there_to_be_scraped() {
+    let sidecar = Plan::new("orders").serving().await;
+    sidecar.get("/outrigger/v1/drain").await.assert(200, "");
+    sidecar
+        .until_metric("outrigger_drain_seconds_count", &[("cause", "drain")], 1.0)
+        .await;
 }

@@ -150,6 +150,63 @@ async fn a_lazy_store_is_not_connected_to_before_its_first_call_and_is_tried_fro
     );
 }
 
+/// §8: keys of log lines.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_change_of_gate_and_component_is_a_line_that_tells_what_was_before() {
+    let port = ports::free();
+    let nowhere = format!("127.0.0.1:{}", ports::free());
+    let sidecar = Plan::new("orders")
+        .app(port)
+        .flag("--log-as-json")
+        .flag("--enable-app-health-check")
+        .flag("--app-health-probe-interval=1")
+        .flag("--app-health-threshold=1")
+        .with(&Component::new("memory", "state.in-memory"))
+        .with(&Component::redis_state("away", &nowhere))
+        .with(&Component::new("typo", "state.redsi"))
+        .serving()
+        .await;
+    sidecar.until("away", "unavailable", s(5)).await;
+    let well = Arc::new(AtomicBool::new(true));
+    let own = Arc::clone(&well);
+    let answers =
+        move |_: &Received| Reply::status(if own.load(Ordering::SeqCst) { 200 } else { 500 });
+    let _app = App::start_on(port, subscribing(json!([]), answers)).await;
+    until_gate(&sidecar, |gate| gate == "open", s(10)).await;
+    well.store(false, Ordering::SeqCst);
+    until_gate(&sidecar, |gate| gate == "closed", s(10)).await;
+    let output = sidecar.process.output();
+    let lines: Vec<Value> = output
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let told = |event: &str, component: Value| -> Vec<[String; 2]> {
+        let own = lines.iter().filter(|line| {
+            line["event"] == event && line["component"] == component && !line["to"].is_null()
+        });
+        own.map(|line| ["from", "to"].map(|key| line[key].as_str().unwrap_or("none").to_owned()))
+            .collect()
+    };
+    let gate: Vec<String> = told("gate", Value::Null)
+        .iter()
+        .map(|ends| ends.join(" "))
+        .collect();
+    let expected = [
+        "wait_port wait_health",
+        "wait_health discover",
+        "discover open",
+        "open closed",
+    ];
+    assert_eq!(gate, expected);
+    for (component, expected) in [
+        ("memory", ["connecting", "ready"]),
+        ("away", ["connecting", "unavailable"]),
+        ("typo", ["pending", "rejected"]),
+    ] {
+        assert_eq!(told("component_state", json!(component)), [expected]);
+    }
+}
+
 /// A27, HTTP.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_http_app_gets_only_readiness_questions_before_it_is_ready() {
@@ -351,6 +408,84 @@ async fn an_app_that_leaves_questions_open_gets_its_work_after_ten_seconds() {
     let took = sidecar.since_start();
     assert!(took >= s(10) && took <= s(12), "{took:?}");
     sidecar.get("/v1.0/healthz").await.assert(204, "");
+}
+
+/// §5.2, §7.2: what an app that takes its time for its list may still subscribe to is not unknown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_unknown_only_after_the_app_has_told_its_list_which_alone_is_asked_for_again() {
+    let redis = RedisServer::launch(Redis::default()).await;
+    let tells = Arc::new(AtomicBool::new(false));
+    let own = Arc::clone(&tells);
+    let list = subscriptions(&[("bus", "new")]);
+    let app = App::start(move |asked| match asked.path.as_str() {
+        "/dapr/subscribe" if !own.load(Ordering::SeqCst) => Reply::status(503),
+        "/dapr/subscribe" => Reply::json(&list),
+        _ => Reply::status(200),
+    })
+    .await;
+    let sidecar = Plan::new("orders")
+        .app(app.port())
+        .with(&Component::redis_pubsub("bus", &redis.address()))
+        .serving()
+        .await;
+    let target = |topic: &str| format!("/v1.0/healthz?for=subscription:bus/{topic}");
+    let waits = async || {
+        let answer = sidecar.get(&target("new")).await;
+        answer.assert(500, "ERR_HEALTH_NOT_READY");
+    };
+    waits().await;
+    until_gate(&sidecar, |gate| gate == "open", s(15)).await;
+    waits().await;
+    // One more question behind the open gate.
+    let asked = app.count("/dapr/subscribe");
+    wait::until("another question", s(15), async || {
+        app.count("/dapr/subscribe") > asked
+    })
+    .await;
+    waits().await;
+    assert!(asked <= 8, "four at once, then slower and slower: {asked}");
+    assert_eq!(app.count("/dapr/config"), 1, "it was answered");
+    let output = sidecar.process.output();
+    let told = output.matches("did not tell its subscriptions").count();
+    assert_eq!(told, 1, "{output}");
+    tells.store(true, Ordering::SeqCst);
+    sidecar.until_status(&target("new"), 204, s(20)).await;
+    let unknown = sidecar.get(&target("other")).await;
+    unknown.assert(400, "ERR_HEALTH_TARGET_UNKNOWN");
+}
+
+/// §5.1: an app that never says that it is ready is told of.
+#[tokio::test(flavor = "multi_thread")]
+async fn why_an_app_is_not_ready_is_told_every_ten_seconds() {
+    let http = App::answering(&[401]).await;
+    let waiting = Plan::new("orders")
+        .app(http.port())
+        .flag("--app-ready-path=/nope")
+        .serving()
+        .await;
+    let grpc =
+        GrpcApp::start(|_, _| GrpcReply::ok(HealthCheckResponse { status: 2 }.encode_to_vec()))
+            .await;
+    let other = Plan::new("others")
+        .app(grpc.port())
+        .flag("--app-protocol=grpc")
+        .flag("--app-ready-grpc-service=orders.v1")
+        .serving()
+        .await;
+    let line = "waiting for application to be ready";
+    let told = waiting.process.says(line, s(15)).await;
+    assert!(told.contains("/nope") && told.contains("401"), "{told}");
+    let told = other.process.says(line, s(15)).await;
+    assert!(
+        told.contains("orders.v1") && told.contains("NOT_SERVING"),
+        "{told}"
+    );
+    let asked = http.count("/nope");
+    wait::until("three questions more", s(8), async || {
+        http.count("/nope") >= asked + 3
+    })
+    .await;
+    assert_eq!(waiting.process.output().matches(line).count(), 1);
 }
 
 /// §5.2: an app that comes back with another list.

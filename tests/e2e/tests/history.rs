@@ -121,12 +121,168 @@ async fn an_outage_is_told_with_its_length_its_cause_and_its_victims_even_after_
     assert_eq!(steps, ["started", "finished"], "{told}");
 }
 
+/// Waits for the outages of a kind that are told of.
+async fn until_outages(
+    sidecar: &Sidecar,
+    what: &str,
+    is_wanted: impl Fn(&[&Value]) -> bool,
+) -> Value {
+    wait::until(what, s(15), async || {
+        let told = history(sidecar, "").await;
+        if is_wanted(&of_kind(&told["outages"], "component")) {
+            Ok(told)
+        } else {
+            Err(told)
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_calls_are_told_while_a_component_is_away_and_survive_a_kill() {
+    let (folder, redis) = (
+        PrivateDir::new("history-refused"),
+        RedisServer::launch(Redis::default()).await,
+    );
+    let hook = App::start(|_| Reply::status(204)).await;
+    let webhook = format!(
+        "--lifecycle-webhook-url=http://127.0.0.1:{}/hook",
+        hook.port()
+    );
+    let mut sidecar = plan(&folder, &redis).flag(&webhook).serving().await;
+    sidecar.until("store", "ready", s(10)).await;
+    redis.kill().await;
+    sidecar.until("store", "unavailable", s(20)).await;
+    let refuse = async |sidecar: &Sidecar| {
+        let refused = sidecar.get("/v1.0/state/store/key").await;
+        refused.assert(503, "ERR_COMPONENT_NOT_READY");
+    };
+    for _ in 0..3 {
+        refuse(&sidecar).await;
+    }
+    // At once: nobody has to wait for a line.
+    let told = history(&sidecar, "").await;
+    let outages = of_kind(&told["outages"], "component");
+    assert_eq!(outages.len(), 1, "{told}");
+    assert_eq!(
+        (&outages[0]["refused"], &outages[0]["to"]),
+        (&json!(3), &Value::Null),
+        "{told}"
+    );
+    let file = folder.path().join("orders.history.jsonl");
+    wait::until("the count in the file", s(10), async || {
+        let text = std::fs::read_to_string(&file).unwrap();
+        if text.contains(r#""refused":3"#) {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    })
+    .await;
+    sidecar.process.signal(Signal::KILL);
+    sidecar.process.ended(s(5)).await;
+
+    // The next process counts for itself; what was down ended with the one before.
+    let mut sidecar = plan(&folder, &redis).flag(&webhook).serving().await;
+    sidecar.until("store", "unavailable", s(10)).await;
+    refuse(&sidecar).await;
+    let told = until_outages(&sidecar, "both outages", |outages| outages.len() == 2).await;
+    let outages = of_kind(&told["outages"], "component");
+    let refused: Vec<_> = outages.iter().map(|outage| &outage["refused"]).collect();
+    assert_eq!(refused, [&json!(3), &json!(1)], "{told}");
+    assert!(outages[0]["to"].is_string() && outages[1]["to"].is_null());
+    assert_eq!(told["recovery"], json!([]), "nothing has come back: {told}");
+    redis.start().await;
+    let told = until_outages(&sidecar, "the return", |outages| {
+        outages.iter().all(|outage| outage["to"].is_string())
+    })
+    .await;
+    let outages = of_kind(&told["outages"], "component");
+    assert_eq!((outages.len(), &outages[1]["refused"]), (2, &json!(1)));
+    assert_eq!(told["recovery"][0]["count"], 1, "{told}");
+
+    // A count alone is told to nobody.
+    let (ended, _) = sidecar.stop(s(10)).await;
+    assert_eq!(ended.code, 0);
+    let events: Vec<Value> = hook
+        .received()
+        .iter()
+        .map(|asked| serde_json::from_slice(&asked.body).unwrap())
+        .collect();
+    let of_store = || events.iter().filter(|event| event["subject"] == "store");
+    assert!(of_store().count() > 1, "{events:?}");
+    for event in of_store() {
+        assert_ne!(event["data"]["from"], event["data"]["to"], "{event}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_that_is_taken_away_is_no_outage_that_goes_on() {
+    let (folder, redis) = (
+        PrivateDir::new("history-gone"),
+        RedisServer::launch(Redis::default()).await,
+    );
+    let keeps = format!("--state-dir={}", folder.path().display());
+    let store = Component::redis_state("store", &redis.address()).yaml();
+    let mut sidecar = Plan::new("orders")
+        .flag(&keeps)
+        .file("store.yaml", &store)
+        .serving()
+        .await;
+    sidecar.until("store", "ready", s(10)).await;
+    redis.kill().await;
+    sidecar.until("store", "unavailable", s(20)).await;
+    until_outages(&sidecar, "the outage", |outages| outages.len() == 1).await;
+    std::fs::remove_file(sidecar.folder().join("store.yaml")).unwrap();
+    sidecar.reload();
+    let told = until_outages(&sidecar, "the end of the outage", |outages| {
+        outages.len() == 1 && outages[0]["to"].is_string()
+    })
+    .await;
+    let changes = of_kind(&told["changes"], "component");
+    let mut own = changes.iter().filter(|change| change["subject"] == "store");
+    assert_eq!(own.next_back().unwrap()["to"], "closing", "{told}");
+    assert_eq!(told["recovery"], json!([]), "{told}");
+    // One of its name has no past.
+    sidecar.write("store.yaml", &store);
+    sidecar.reload();
+    sidecar.until("store", "unavailable", s(10)).await;
+    let told = until_outages(&sidecar, "the second outage", |outages| outages.len() == 2).await;
+    let outages = of_kind(&told["outages"], "component");
+    assert!(outages[1]["to"].is_null(), "{told}");
+
+    // Renamed while nobody looked.
+    sidecar.process.signal(Signal::KILL);
+    sidecar.process.ended(s(5)).await;
+    let sidecar = Plan::new("orders")
+        .flag(&keeps)
+        .with(&Component::redis_state("renamed", &redis.address()))
+        .serving()
+        .await;
+    sidecar.until("renamed", "unavailable", s(10)).await;
+    let told = until_outages(&sidecar, "the third outage", |outages| outages.len() == 3).await;
+    let outages = of_kind(&told["outages"], "component");
+    let lasting: Vec<_> = outages
+        .iter()
+        .filter(|outage| outage["to"].is_null())
+        .map(|outage| &outage["subject"])
+        .collect();
+    assert_eq!(lasting, [&json!("renamed")], "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_folder_there_is_no_history_and_a_folder_that_cannot_be_used_stops_nothing() {
     let sidecar = Plan::new("orders").serving().await;
     let off = sidecar.get("/outrigger/v1/history").await;
     off.assert(404, "ERR_HISTORY_OFF");
-    for bad in ["since=yesterday", "since=-1h", "limit=many", "limit=-1"] {
+    for bad in [
+        "since=yesterday",
+        "since=-1h",
+        "limit=many",
+        "limit=-1",
+        "component=store",
+        "since=1h&Limit=5",
+    ] {
         let path = format!("/outrigger/v1/history?{bad}");
         sidecar
             .get(&path)

@@ -471,6 +471,44 @@ async fn freeze_and_go_on(
     );
 }
 
+/// §8: what is measured of an idle store whose server freezes.
+#[tokio::test(flavor = "multi_thread")]
+async fn pings_without_an_answer_are_counted_by_class_and_the_time_without_a_store_once() {
+    let redis = RedisServer::launch(Redis::default()).await;
+    let sidecar = Plan::new("orders")
+        .flag("--component-ping-interval=1s")
+        .flag("--component-ping-timeout=500ms")
+        .with(&Component::redis_state("store", &redis.address()))
+        .serving()
+        .await;
+    sidecar.until("store", "ready", s(5)).await;
+    let (pings, away) = (
+        "outrigger_component_ping_failures_total",
+        "outrigger_component_unavailable_seconds_total",
+    );
+    let store = ("component", "store");
+    let before = sidecar.metric(away, &[store]).await;
+    assert!(before < 1e-9, "{before}");
+    redis.pause();
+    let frozen = Instant::now();
+    wait::until("the loss", s(10), async || {
+        let seen = sidecar.component("store").await;
+        if seen["state"] == "ready" {
+            Err(seen)
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    let labels = [store, ("reason", "TIMEOUT")];
+    sidecar.until_metric(pings, &labels, 2.0).await;
+    redis.resume();
+    sidecar.until("store", "ready", s(15)).await;
+    let away = sidecar.metric(away, &[store]).await;
+    let longest = frozen.elapsed().as_secs_f64();
+    assert!(away > 0.0 && away < longest, "{away} of {longest}");
+}
+
 /// A20, a publish that the freeze meets on its way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_that_meets_a_frozen_broker_is_answered_in_time_and_not_lost_if_accepted() {

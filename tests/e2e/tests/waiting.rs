@@ -134,7 +134,7 @@ async fn a_secret_that_appears_in_its_file_is_used_at_once() {
     let store =
         Component::redis_state("store", &redis.address()).secret("redisPassword", "vault", "redis");
     let sidecar = Plan::new("orders")
-        .flag("--component-ping-interval=1s")
+        .flag("--component-ping-interval=2s")
         .with(&vault)
         .with(&store)
         .serving()

@@ -7,6 +7,20 @@ use outrigger_lifecycle::connection::{Class, State, Status};
 use super::pairs;
 use crate::component::Info;
 
+/// Prefixes of types, those of building blocks that we do not have included.
+const BLOCKS: [&str; 10] = [
+    "state",
+    "pubsub",
+    "secretstores",
+    "nameresolution",
+    "bindings",
+    "configuration",
+    "crypto",
+    "lock",
+    "conversation",
+    "middleware",
+];
+
 /// A configured component that is not ready: worth trying again, and when; or rejected, and why.
 pub fn not_ready(info: &Info, status: &Status, now: Moment) -> ApiError {
     let full = info.full_type();
@@ -92,13 +106,22 @@ pub fn rejected(name: &str, full_type: &str, reason: &str) -> ApiError {
             metadata: Some(metadata),
         },
         Detail::ResourceInfo {
-            resource_type: "component",
+            resource_type: block_of(full_type),
             resource_name: name.to_owned(),
             owner: String::new(),
             description: "rejected".to_owned(),
         },
     ];
     error
+}
+
+/// The building block of a type, as its prefix names it.
+fn block_of(full_type: &str) -> &'static str {
+    let prefix = full_type.split('.').next().unwrap_or_default();
+    BLOCKS
+        .into_iter()
+        .find(|block| block.eq_ignore_ascii_case(prefix))
+        .unwrap_or("component")
 }
 
 /// Resources have not been read yet.

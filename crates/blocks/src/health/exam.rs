@@ -2,6 +2,8 @@
 //!
 //! Every look ends within its budget: who has not answered by then is judged as such.
 
+use std::sync::atomic::Ordering;
+
 use futures_util::future::join_all;
 use outrigger_core::ApiError;
 use outrigger_lifecycle::Moment;
@@ -123,6 +125,8 @@ impl Blocks {
                 }
             },
             Target::Subscription { pubsub, topic } => {
+                // Before the list is looked at, so that it cannot come in between.
+                let may_still_come = self.may_still_come(pubsub);
                 let all = self.subscriptions.list();
                 let mut own = all
                     .iter()
@@ -131,7 +135,7 @@ impl Blocks {
                     Some(listed) => {
                         listed.status.state == outrigger_lifecycle::subscription::State::Active
                     }
-                    None if self.may_still_come(pubsub) => false,
+                    None if may_still_come => false,
                     None => {
                         let why = "there is no such subscription";
                         return Err(told::unknown_target(&target.name(), why));
@@ -142,15 +146,13 @@ impl Blocks {
         Ok((!is_ready).then(|| target.name()))
     }
 
-    /// An app says what it subscribes to when its gate opens, not before.
+    /// An app says what it subscribes to when its gate opens, not before, and may take its time.
     fn may_still_come(&self, pubsub: &str) -> bool {
-        let is_asked = matches!(
-            *self.metadata.gate.borrow(),
-            gate::State::Open | gate::State::Closed | gate::State::Absent
-        );
+        let is_told = *self.metadata.gate.borrow() == gate::State::Absent
+            || self.health.topics_told.load(Ordering::Acquire);
         let is_known = self.registry.pubsub(pubsub).is_some()
             || self.registry.rejection(pubsub, "pubsub.").is_some();
-        !self.registry.is_loaded() || (is_known && !is_asked)
+        !self.registry.is_loaded() || (is_known && !is_told)
     }
 
     /// Pings those that are to be pinged, side by side and within the budget. When that was, where it was done.
@@ -261,8 +263,7 @@ impl Blocks {
 }
 
 fn rejected(table: &Table) -> impl Iterator<Item = Item> {
-    let all = table.rejected.iter();
-    all.map(|rejected| Item::rejected(&rejected.name, &rejected.type_name, &rejected.reason))
+    table.rejected.iter().map(Item::rejected)
 }
 
 fn handles_of<'a>(table: &'a Table, name: &'a str) -> impl Iterator<Item = &'a AnyHandle> {

@@ -18,6 +18,7 @@ use outrigger_lifecycle::subscription;
 
 use super::proof::{Proof, SHARED_FOR};
 use crate::component::Pending;
+use crate::registry::Rejected;
 
 /// What was seen longer ago says nothing any more.
 pub const AGE_LIMIT: Duration = Duration::from_secs(15);
@@ -184,23 +185,25 @@ impl Item {
     }
 
     /// A resource that never became a component.
-    pub fn rejected(name: &str, type_name: &str, reason: &str) -> Self {
+    pub fn rejected(rejected: &Rejected) -> Self {
+        let type_name = &rejected.type_name;
         let block = type_name
             .split_once('.')
             .map_or("unknown", |(block, _)| block);
         Self {
             detail: Some(Detail {
-                full_type: type_name.to_owned(),
+                full_type: rejected.full_type(),
                 state: State::Rejected.name(),
                 class: Some(Class::Config.name()),
                 ..Detail::default()
             }),
+            optional: rejected.optional,
             ..Self::plain(
-                name,
+                rejected.name.as_str(),
                 block,
                 Standing::NotOk,
                 Some(REJECTED),
-                Some(shown(reason)),
+                Some(shown(&rejected.reason)),
             )
         }
     }

@@ -7,15 +7,18 @@ mod exam;
 pub mod judge;
 
 mod proof;
+mod pulse;
 pub mod question;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use outrigger_core::{ApiError, AppId};
 use outrigger_lifecycle::phase::Phase;
 use tokio::sync::watch;
 
 pub use proof::{Proof, Proofs, SHARED_FOR};
+pub use pulse::Pulse;
 
 use crate::errors::invoke as told;
 
@@ -26,6 +29,9 @@ pub struct Health {
     pub phase: watch::Receiver<Phase>,
     /// Components that must be ready for readiness, by the user's choice; their names when they are not.
     pub missing: Arc<dyn Missing>,
+    /// The app has said what it subscribes to since its gate last began to open.
+    pub topics_told: Arc<AtomicBool>,
+    pub pulse: Pulse,
 }
 
 /// Names what stands between the sidecar and readiness besides its phase.
@@ -78,6 +84,18 @@ impl Health {
         }
     }
 
+    /// `healthz/live`.
+    ///
+    /// # Errors
+    /// When tasks do not get their turn.
+    pub fn live(&self) -> Result<(), ApiError> {
+        if self.pulse.is_beating() {
+            Ok(())
+        } else {
+            Err(told::not_ready(&["scheduler".to_owned()]))
+        }
+    }
+
     /// Whether a question is meant for this sidecar.
     ///
     /// # Errors
@@ -99,5 +117,32 @@ impl Health {
         } else {
             Err(told::outbound_not_ready())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use outrigger_lifecycle::Clock;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_whose_tasks_get_no_turn_is_not_live() {
+        let health = Health {
+            app_id: AppId::from("orders"),
+            phase: watch::channel(Phase::Ready).1,
+            missing: Arc::new(NothingMissing),
+            topics_told: Arc::default(),
+            pulse: Pulse::new(Clock::start()),
+        };
+        assert!(health.live().is_ok());
+        tokio::time::advance(Duration::from_secs(6)).await;
+        let error = health.live().unwrap_err();
+        assert_eq!(
+            (error.http, error.message.as_str()),
+            (500, "dapr is not ready: [scheduler]")
+        );
     }
 }

@@ -115,7 +115,7 @@ impl Publisher {
         }
         Err(self
             .registry
-            .rejection(pubsub, "pubsub.")
+            .refusal(&self.guard.metrics, pubsub, "pubsub.")
             .unwrap_or_else(|| told::not_found(pubsub, metadata.cloned())))
     }
 }

@@ -98,8 +98,9 @@ impl State {
                 handle,
             });
         }
-        if let Some(rejected) = self.registry.rejection(store, "state.") {
-            return Err(rejected);
+        let metrics = &self.guard.metrics;
+        if let Some(refusal) = self.registry.refusal(metrics, store, "state.") {
+            return Err(refusal);
         }
         let table = self.registry.table();
         let any = !table.state.is_empty()

@@ -395,16 +395,28 @@ impl AppChannel for GrpcApp {
     }
 
     async fn is_ready(&self) -> bool {
+        self.readiness().await.is_ok()
+    }
+
+    async fn readiness(&self) -> Result<(), String> {
+        use health::health_check_response::ServingStatus;
+
         let Some(service) = self.settings.ready.clone() else {
-            return true;
+            return Ok(());
         };
         let request = health::HealthCheckRequest { service };
         let answer = self
             .ask::<health::HealthCheckResponse>(READY_CHECK, &request, READY_TIMEOUT)
             .await;
-        answer.is_ok_and(|reply| {
-            reply.status == health::health_check_response::ServingStatus::Serving as i32
-        })
+        let why = match answer {
+            Ok(reply) => match ServingStatus::try_from(reply.status) {
+                Ok(ServingStatus::Serving) => return Ok(()),
+                Ok(other) => other.as_str_name().to_owned(),
+                Err(_) => format!("status {}", reply.status),
+            },
+            Err(status) => status.to_string(),
+        };
+        Err(format!("{READY_CHECK} {:?}: {why}", request.service))
     }
 
     async fn accepts(&self) -> bool {

@@ -201,11 +201,17 @@ impl HttpApp {
         Ok((status, body))
     }
 
-    /// A question with a limit that no token goes with and no turnstile delays.
-    async fn probe_path(&self, path: &str, limit: Duration) -> Result<u16, String> {
-        let target = path_of(path)?;
-        let mut request = Request::new(Body::EMPTY);
-        *request.uri_mut() = Uri::from(target);
+    /// A question of ours that no turnstile delays. The app's token goes with it, as with whatever else we send.
+    fn question(&self, path: &str) -> Result<Request<Body>, String> {
+        let mut request = bare(path)?;
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(API_TOKEN, token.clone());
+        }
+        Ok(request)
+    }
+
+    /// The status of an answer that comes within a limit.
+    async fn status_of(&self, request: Request<Body>, limit: Duration) -> Result<u16, String> {
         let asking = async {
             let answer = self
                 .transport
@@ -571,9 +577,11 @@ impl AppChannel for HttpApp {
 
     async fn probe(&self) -> Probe {
         let started = Instant::now();
-        let outcome = self
-            .probe_path(&self.settings.health_path, self.settings.probe_timeout)
-            .await;
+        // Dapr: no token goes with it (pkg/channel/http/http_channel.go, HealthProbe).
+        let outcome = match bare(&self.settings.health_path) {
+            Ok(request) => self.status_of(request, self.settings.probe_timeout).await,
+            Err(why) => Err(why),
+        };
         let (status, probe) = match outcome {
             Ok(status @ 200..=299) => (status, Probe::Healthy),
             Ok(status) => (
@@ -595,9 +603,17 @@ impl AppChannel for HttpApp {
     }
 
     async fn is_ready(&self) -> bool {
-        match &self.settings.ready {
-            Some(path) => matches!(self.probe_path(path, READY_TIMEOUT).await, Ok(200..=299)),
-            None => true,
+        self.readiness().await.is_ok()
+    }
+
+    async fn readiness(&self) -> Result<(), String> {
+        let Some(path) = &self.settings.ready else {
+            return Ok(());
+        };
+        match self.status_of(self.question(path)?, READY_TIMEOUT).await {
+            Ok(200..=299) => Ok(()),
+            Ok(status) => Err(format!("GET {path}: status {status}")),
+            Err(why) => Err(format!("GET {path}: {why}")),
         }
     }
 
@@ -609,11 +625,10 @@ impl AppChannel for HttpApp {
         let Some(path) = &self.settings.busy_path else {
             return Answer::Unsupported("no path is configured".to_owned());
         };
-        let mut request = Request::new(Body::EMPTY);
-        match path_of(path) {
-            Ok(target) => *request.uri_mut() = Uri::from(target),
+        let request = match self.question(path) {
+            Ok(request) => request,
             Err(why) => return Answer::Unsupported(why),
-        }
+        };
         let asking = async {
             let answer = match self.transport.send(request, Connection::Any).await {
                 Ok(answer) => answer,
@@ -635,17 +650,13 @@ impl AppChannel for HttpApp {
         let Some(path) = &self.settings.lifecycle_path else {
             return Err("no path is configured".to_owned());
         };
-        let mut request = Request::new(Body::Bytes(event));
+        let mut request = self.question(path)?;
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = Uri::from(path_of(path)?);
-        let headers = request.headers_mut();
-        headers.insert(
+        *request.body_mut() = Body::Bytes(event);
+        request.headers_mut().insert(
             CONTENT_TYPE,
             HeaderValue::from_static("application/cloudevents+json"),
         );
-        if let Some(token) = &self.token {
-            headers.insert(API_TOKEN, token.clone());
-        }
         let telling = async {
             let answer = self
                 .transport
@@ -666,9 +677,13 @@ impl AppChannel for HttpApp {
     }
 }
 
-fn path_of(path: &str) -> Result<PathAndQuery, String> {
-    PathAndQuery::try_from(format!("/{}", path.trim_start_matches('/')))
-        .map_err(|error| error.to_string())
+/// A question that nothing goes with.
+fn bare(path: &str) -> Result<Request<Body>, String> {
+    let path = PathAndQuery::try_from(format!("/{}", path.trim_start_matches('/')))
+        .map_err(|error| error.to_string())?;
+    let mut request = Request::new(Body::EMPTY);
+    *request.uri_mut() = Uri::from(path);
+    Ok(request)
 }
 
 /// What an app says that is asked whether it is busy.

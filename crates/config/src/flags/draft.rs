@@ -18,6 +18,7 @@ const DEFAULT_BODY_SIZE: u64 = 4 << 20;
 const DEFAULT_HEADER_SIZE: u64 = 4 << 10;
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 const DEFAULT_DRAIN: Duration = Duration::from_secs(25);
+const POD_GRACE: &str = "POD_TERMINATION_GRACE_PERIOD_SECONDS";
 /// Until every peer has learnt that this one is leaving.
 const KUBERNETES_WINDOW: Duration = Duration::from_secs(3);
 
@@ -81,9 +82,14 @@ impl Draft {
         self.given.contains(name)
     }
 
+    /// The options, and what is doubtful about them.
+    ///
     /// # Errors
     /// Everything that does not fit together.
-    pub(super) fn finish(mut self, lookup: Lookup<'_>) -> Result<Options, Vec<Conflict>> {
+    pub(super) fn finish(
+        mut self,
+        lookup: Lookup<'_>,
+    ) -> Result<(Options, Vec<String>), Vec<Conflict>> {
         let mut conflicts = Vec::new();
         self.check_app_id(&mut conflicts);
         self.check_ports(&mut conflicts);
@@ -91,13 +97,8 @@ impl Draft {
         self.finish_api();
         self.finish_control_plane(lookup);
         self.finish_lifecycle(lookup);
-        self.check_lifecycle(&mut conflicts);
-        if self.components.retry_cap < self.components.retry_base {
-            conflicts.push((
-                "component-retry-cap",
-                "--component-retry-cap is below --component-retry-base".to_owned(),
-            ));
-        }
+        self.check_times(&mut conflicts);
+        self.check_paths(&mut conflicts);
         if self.files.resources_paths.is_empty() && !self.components_path.is_empty() {
             self.files
                 .resources_paths
@@ -106,7 +107,8 @@ impl Draft {
         if !conflicts.is_empty() {
             return Err(conflicts);
         }
-        Ok(Options {
+        let doubts = self.doubts(lookup);
+        let options = Options {
             app_id: AppId::from(self.app_id),
             app: self.app,
             api: self.api,
@@ -119,7 +121,8 @@ impl Draft {
             lifecycle: self.lifecycle,
             worker_threads: self.worker_threads,
             environment: environment::read(lookup),
-        })
+        };
+        Ok((options, doubts))
     }
 
     fn check_app_id(&self, conflicts: &mut Vec<Conflict>) {
@@ -232,15 +235,14 @@ impl Draft {
         }
     }
 
-    /// Times of the end that cannot all be kept.
-    fn check_lifecycle(&self, conflicts: &mut Vec<Conflict>) {
-        let Some(timeout) = self.lifecycle.drain_timeout else {
-            return;
-        };
+    /// Times that cannot all be kept.
+    fn check_times(&self, conflicts: &mut Vec<Conflict>) {
         let own = [
             ("drain-quiet", self.lifecycle.drain_quiet),
             ("drain-accept-window", self.lifecycle.accept_window),
+            ("app-stop-timeout", self.app.stop_timeout),
         ];
+        let timeout = self.lifecycle.drain_timeout.unwrap_or(Duration::MAX);
         for (name, time) in own {
             if self.is_given(name) && time >= timeout {
                 let why = format!(
@@ -251,6 +253,81 @@ impl Draft {
                 );
                 conflicts.push((name, why));
             }
+        }
+        let components = &self.components;
+        if components.retry_cap < components.retry_base {
+            let why = "--component-retry-cap is below --component-retry-base".to_owned();
+            conflicts.push(("component-retry-cap", why));
+        }
+        if components.ping_timeout > components.ping_interval {
+            let (name, other) = ("component-ping-timeout", "component-ping-interval");
+            let named = if self.is_given(name) { name } else { other };
+            let why = format!(
+                "--{name} {} is above --{other} {}",
+                format_go(components.ping_timeout),
+                format_go(components.ping_interval)
+            );
+            conflicts.push((named, why));
+        }
+    }
+
+    /// Times of Dapr's that cannot all be kept, as far as they are no reason not to start, and flags without effect.
+    fn doubts(&self, lookup: Lookup<'_>) -> Vec<String> {
+        let mut doubts = Vec::new();
+        let limit = self.lifecycle.drain_timeout.unwrap_or(Duration::MAX);
+        if let Some(block) = self.lifecycle.block_shutdown
+            && block >= limit
+        {
+            doubts.push(format!(
+                "--dapr-block-shutdown-duration {} is cut short: the end may take {} ({})",
+                format_go(block),
+                format_go(limit),
+                self.lifecycle.drain_source.words(),
+            ));
+        }
+        match pod_grace(lookup) {
+            Some(Ok(grace))
+                if self.lifecycle.drain_source != DrainSource::Pod && limit >= grace =>
+            {
+                let limit = match self.lifecycle.drain_timeout {
+                    Some(limit) => format_go(limit),
+                    None => "as long as it wants".to_owned(),
+                };
+                doubts.push(format!(
+                    "the end may take {limit} ({}), but the pod is killed after {} ({POD_GRACE})",
+                    self.lifecycle.drain_source.words(),
+                    format_go(grace),
+                ));
+            }
+            Some(Err(found)) => doubts.push(format!(
+                "{POD_GRACE} is {found:?}, expected whole seconds: it is not heeded"
+            )),
+            _ => {}
+        }
+        if self.app.port.is_none() {
+            let paths = [
+                "app-ready-path",
+                "app-ready-grpc-service",
+                "app-busy-path",
+                "app-lifecycle-path",
+            ];
+            for name in paths.into_iter().filter(|name| self.is_given(name)) {
+                doubts.push(format!("--{name} has no effect without --app-port"));
+            }
+        }
+        doubts
+    }
+
+    /// What the app is to be asked in a way that it does not speak, and what is missing for other flags.
+    fn check_paths(&self, conflicts: &mut Vec<Conflict>) {
+        let is_http = self.app.protocol.is_http();
+        if self.is_given("app-ready-path") && !is_http {
+            let why = "--app-ready-path needs an app that speaks HTTP; for gRPC there is --app-ready-grpc-service";
+            conflicts.push(("app-ready-path", why.to_owned()));
+        }
+        if self.is_given("app-ready-grpc-service") && is_http {
+            let why = "--app-ready-grpc-service needs an app that speaks gRPC; for HTTP there is --app-ready-path";
+            conflicts.push(("app-ready-grpc-service", why.to_owned()));
         }
         if self.is_given("app-busy-path") && !self.app.protocol.is_http() {
             let why = "--app-busy-path needs an app that speaks HTTP".to_owned();
@@ -278,11 +355,9 @@ impl Draft {
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map(Duration::from_secs);
         let pod = || {
-            let seconds: u64 = lookup("POD_TERMINATION_GRACE_PERIOD_SECONDS")?
-                .trim()
-                .parse()
-                .ok()?;
-            Some(Duration::from_secs(seconds.saturating_sub(5).max(1)))
+            let grace = pod_grace(lookup)?.ok()?;
+            let rest = grace.saturating_sub(Duration::from_secs(5));
+            Some(rest.max(Duration::from_secs(1)))
         };
         self.lifecycle.block_shutdown = block;
         let (timeout, source) = match (self.drain_timeout, grace, block) {
@@ -310,8 +385,17 @@ impl Draft {
             Mode::Kubernetes => KUBERNETES_WINDOW,
             Mode::Standalone => Duration::ZERO,
         };
-        self.lifecycle.accept_window = self.accept_window.unwrap_or(usual);
+        // Where there is little time, not all of it is for peers.
+        let half = timeout.map_or(usual, |timeout| timeout / 2);
+        self.lifecycle.accept_window = self.accept_window.unwrap_or_else(|| usual.min(half));
     }
+}
+
+/// How long the kubelet waits, or what stands there instead.
+fn pod_grace(lookup: Lookup<'_>) -> Option<Result<Duration, String>> {
+    let text = lookup(POD_GRACE)?;
+    let seconds = text.trim().parse();
+    Some(seconds.map(Duration::from_secs).map_err(|_| text))
 }
 
 /// The newer flag's bytes, else the older one's in its unit. -1 means the default, less than that no limit.

@@ -163,7 +163,7 @@ impl Parser {
         let Self {
             draft,
             mut faults,
-            warnings,
+            mut warnings,
             help,
         } = self;
         let simple = if help {
@@ -189,10 +189,13 @@ impl Parser {
             return Err(ParseError { faults });
         }
         match draft.finish(environment) {
-            Ok(options) if faults.is_empty() => Ok(Parsed {
-                command: Command::Run(Box::new(options)),
-                warnings,
-            }),
+            Ok((options, doubts)) if faults.is_empty() => {
+                warnings.extend(doubts);
+                Ok(Parsed {
+                    command: Command::Run(Box::new(options)),
+                    warnings,
+                })
+            }
             Ok(_) => Err(ParseError { faults }),
             Err(conflicts) => {
                 faults.extend(conflicts.into_iter().map(|(name, message)| FlagFault {

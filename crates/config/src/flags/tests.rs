@@ -194,6 +194,20 @@ fn times_and_paths_that_cannot_all_hold_are_refused_by_name() {
             "without user and password",
         ),
         ("--prestop-on-public-port", "--dapr-public-port"),
+        (
+            "--prestop-on-public-port --drain-timeout=0",
+            "--dapr-public-port",
+        ),
+        ("--app-ready-path=/r --app-protocol=grpc", "speaks HTTP"),
+        ("--app-ready-grpc-service=s", "speaks gRPC"),
+        (
+            "--app-stop-timeout=60s --drain-timeout=5s",
+            "--app-stop-timeout 1m0s",
+        ),
+        (
+            "--component-ping-timeout=20s --component-ping-interval=5s",
+            "--component-ping-interval 5s",
+        ),
     ] {
         let (code, text) = refused(&format!("--app-id a {arguments}"));
         assert_eq!(code, 1, "{arguments}");
@@ -205,6 +219,39 @@ fn times_and_paths_that_cannot_all_hold_are_refused_by_name() {
         options("--app-id a", &[]).lifecycle.accept_window,
         Duration::ZERO
     );
+}
+
+#[test]
+fn what_is_doubtful_is_told_and_no_reason_not_to_start() {
+    let pod = |seconds: &'static str| [("POD_TERMINATION_GRACE_PERIOD_SECONDS", seconds)];
+    let doubts = |arguments: &str, environment: &[(&str, &str)]| {
+        let arguments = format!("--app-id a --app-port 1 {arguments}");
+        parse_with(&arguments, environment).unwrap().warnings
+    };
+    assert_eq!(doubts("", &pod("60")), Vec::<String>::new());
+    for (arguments, seconds, told) in [
+        (
+            "--drain-timeout=10s --dapr-block-shutdown-duration=60s",
+            "60",
+            "--dapr-block-shutdown-duration 1m0s is cut short: the end may take 10s",
+        ),
+        ("--drain-timeout=60s", "30", "the pod is killed after 30s"),
+        ("--drain-timeout=0", "30", "as long as it wants"),
+        ("", "abc", "\"abc\", expected whole seconds"),
+    ] {
+        let all = doubts(arguments, &pod(seconds));
+        assert_eq!(all.len(), 1, "{arguments}: {all:?}");
+        assert!(all[0].contains(told), "{arguments}: {all:?}");
+    }
+    let all = parse_with("--app-id a --app-ready-path=/r", &[])
+        .unwrap()
+        .warnings;
+    assert_eq!(all, ["--app-ready-path has no effect without --app-port"]);
+    let short = options(
+        "--app-id a --mode kubernetes --dapr-graceful-shutdown-seconds 2",
+        &[],
+    );
+    assert_eq!(short.lifecycle.accept_window, Duration::from_secs(1));
 }
 
 #[test]

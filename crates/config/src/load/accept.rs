@@ -1,5 +1,6 @@
 //! Taking documents in, one by one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Compile, Context, Loaded, Refused, Rejected, ResourceKind, sketch};
@@ -48,6 +49,7 @@ impl Loaded {
             type_name: String::new(),
             version: String::new(),
             ignore_errors: false,
+            annotations: BTreeMap::new(),
             reason: told.summary(),
             place: told.place.clone(),
         });
@@ -255,11 +257,12 @@ impl Read {
                 &resource.place,
             ),
         };
-        let (type_name, version, ignore_errors) = match self {
+        let (type_name, version, ignore_errors, annotations) = match self {
             Self::Component(resource) => (
                 resource.type_name.clone(),
                 resource.version.clone(),
                 resource.ignore_errors,
+                resource.annotations.clone(),
             ),
             Self::Subscription(_) | Self::HttpEndpoint(_) | Self::Resiliency(_) => {
                 Default::default()
@@ -276,6 +279,7 @@ impl Read {
             type_name,
             version,
             ignore_errors,
+            annotations,
             reason,
             place: place.clone(),
         }

@@ -5,6 +5,7 @@ mod sketch;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use outrigger_core::{AppId, Namespace};
@@ -13,6 +14,7 @@ use crate::component::ComponentResource;
 use crate::diagnostic::{self, Diagnostic, Place};
 use crate::http_endpoint::HttpEndpointResource;
 use crate::resiliency::{ResiliencyResource, merge};
+use crate::resource;
 use crate::subscription::SubscriptionResource;
 use crate::yaml::{Schema, documents};
 
@@ -87,9 +89,18 @@ pub struct Rejected {
     pub version: String,
     /// `spec.ignoreErrors` of a component.
     pub ignore_errors: bool,
+    /// `metadata.annotations` of a component.
+    pub annotations: BTreeMap<String, String>,
     /// One line; never holds a secret.
     pub reason: String,
     pub place: Place,
+}
+
+impl Rejected {
+    /// `outrigger.dev/<name>`.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        resource::annotation(&self.annotations, name)
+    }
 }
 
 /// A Resiliency resource that is refused as a whole.

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response};
-use outrigger_blocks::drain::{self, Progress};
+use outrigger_blocks::drain::{self, Cause, Progress};
 use outrigger_core::Body;
 use outrigger_core::duration::parse_go;
 use outrigger_core::error::{ApiError, GrpcCode};
@@ -36,7 +36,12 @@ pub(super) async fn drain(api: &Api, asked: Asked<'_>) -> Outcome {
         return Err(Box::new(drain::unknown(name)));
     }
     let wait = drain::wait_of(wait.as_deref(), timeout.as_deref()).map_err(Box::new)?;
-    let progress = api.blocks.drain(wait).await;
+    let cause = if api.is_public {
+        Cause::PreStop
+    } else {
+        Cause::Drain
+    };
+    let progress = api.blocks.drain(wait, cause).await;
     let status = match (wait, progress.drained) {
         (None, _) => 202,
         (Some(_), true) => 200,
@@ -72,18 +77,31 @@ fn unstored(mut response: Response<Body>) -> Response<Body> {
 
 fn bad(name: &str, found: &str, expected: &str) -> Box<ApiError> {
     let found: String = found.chars().take(64).collect();
-    Box::new(ApiError::legacy(
-        400,
-        GrpcCode::InvalidArgument,
-        "ERR_HISTORY_PARAMETER",
-        "common",
-        format!("parameter {name}: found {found:?}, expected {expected}"),
+    refused(format!(
+        "parameter {name}: found {found:?}, expected {expected}"
     ))
+}
+
+/// A parameter that a history does not have.
+fn unknown(name: &str) -> Box<ApiError> {
+    let name: String = name.chars().take(64).collect();
+    refused(format!(
+        "parameter {name:?} is not known; known are since and limit"
+    ))
+}
+
+fn refused(why: String) -> Box<ApiError> {
+    let (code, tag) = (GrpcCode::InvalidArgument, "ERR_HISTORY_PARAMETER");
+    Box::new(ApiError::legacy(400, code, tag, "common", why))
 }
 
 pub(super) async fn history(api: &Api, asked: Asked<'_>) -> Outcome {
     let query = asked.query();
     let now = SystemTime::now();
+    let is_unknown = |name: &&str| !matches!(*name, "since" | "limit");
+    if let Some(name) = query.pairs().iter().map(|(name, _)| *name).find(is_unknown) {
+        return Err(unknown(name));
+    }
     let since = match query.get("since") {
         "" => None,
         text => {

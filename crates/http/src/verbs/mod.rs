@@ -48,7 +48,7 @@ pub(crate) async fn call(api: &Api, asked: Asked<'_>, verb: Verb) -> Outcome {
         Verb::HealthzComponents => health::list(api, asked).await,
         Verb::HealthzComponent => health::one(api, asked).await,
         Verb::HealthzOutbound => done(api.blocks.health.outbound()),
-        Verb::HealthzLive => Ok(reply::empty()),
+        Verb::HealthzLive => done(api.blocks.health.live()),
         Verb::Shutdown => Ok(shut_down(api, &asked)),
         Verb::InvokeBinding
         | Verb::Configuration

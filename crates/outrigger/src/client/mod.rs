@@ -313,7 +313,7 @@ impl Answer {
             }
             // Paths of ours that are not known are those of an app that is to be called.
             (404 | 405, None | Some("ERR_DIRECT_INVOKE")) | (200..=299, _) => format!(
-                "what listens at {sidecar} is no Outrigger sidecar, or one that does not know this call yet: {said}"
+                "what listens at {sidecar} is no Outrigger sidecar, or one that does not know this call or does not allow it (`spec.api` of its Configuration): {said}"
             ),
             _ => format!("the sidecar at {sidecar} refuses: {said}"),
         })

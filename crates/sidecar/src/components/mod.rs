@@ -4,6 +4,7 @@ mod endpoints;
 mod fate;
 mod names;
 mod recipe;
+mod rejected;
 mod secrets;
 pub(crate) mod supervisor;
 
@@ -20,20 +21,19 @@ use outrigger_component_api::{
 };
 use outrigger_config::flags::LazyComponents;
 use outrigger_config::resolve::{Secrets, resolve, secrets_of};
-use outrigger_config::{
-    ComponentResource, Configuration, Context, Fingerprint, Loaded, ResourceKind,
-};
-use outrigger_lifecycle::connection::{Class, Failure, Timing};
+use outrigger_config::{ComponentResource, Configuration, Context, Fingerprint, Loaded};
+use outrigger_lifecycle::connection::{Class, Failure, State, Timing};
 use outrigger_lifecycle::{Clock, Scope, Stop};
 use outrigger_telemetry::Metrics;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::faults::{Faults, is_nameless};
+use crate::faults::Faults;
 pub(crate) use endpoints::ExternalEndpoints;
 use fate::{Fate, Known, Read};
 pub(crate) use names::Names;
 use recipe::{Checker, FromResource};
+use rejected::{elsewhere, is_required};
 use supervisor::{Definition, Desired, News, Supervisor};
 
 pub(crate) const SCOPE: &str = "dapr.runtime.processor";
@@ -72,12 +72,11 @@ impl Shared {
 
     /// Whether the process ends when this component cannot be opened, as Dapr's does.
     fn is_vital(&self, resource: &ComponentResource) -> bool {
-        let is_strict = match resource.annotation("init-mode") {
-            Some("strict") => true,
-            Some("resilient") => false,
-            _ => self.strict,
-        };
-        is_strict && !resource.ignore_errors
+        rejected::is_vital(
+            resource.annotation("init-mode"),
+            resource.ignore_errors,
+            self.strict,
+        )
     }
 
     /// The process ends because of a component that is vital.
@@ -98,6 +97,31 @@ pub(crate) struct Components {
     /// Gone from the resources, and not closed yet.
     leaving: Vec<Running>,
     told: Told,
+}
+
+/// Components that must be ready.
+#[derive(Debug, Default)]
+pub(crate) struct Required {
+    pub handles: Vec<AnyHandle>,
+    /// Those that cannot be as they are written.
+    pub rejected: Vec<String>,
+}
+
+impl Required {
+    /// Names of those that are not ready.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let handles = self.handles.iter();
+        let away = handles.filter(|handle| handle.status().state != State::Ready);
+        let away = away.map(|handle| handle.name().to_string());
+        let mut names: Vec<String> = away.collect();
+        for name in &self.rejected {
+            // A second definition has the name of the first.
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
+    }
 }
 
 /// What the log has been told of resources; each thing is told once, until it is no more.
@@ -211,16 +235,13 @@ impl Components {
                     unchanged.push(resource.name.as_str());
                 }
                 Err(why) => {
-                    let what = format!("given up: {} {}", why.reason, shared.is_vital(resource));
-                    if self.told.is_new(&why.name, &what) {
-                        let full = format!("{}/{}", why.type_name, resource.version);
-                        if shared.is_vital(resource) {
-                            shared.give_up(&why.name, &full, &why.reason);
-                        }
-                    }
+                    self.give_up(&why, shared.is_vital(resource));
                     rejected.push(why);
                 }
             }
+        }
+        for (one, is_vital) in rejected::documents(loaded, shared.strict) {
+            self.give_up(&one, is_vital);
         }
         let names = loaded.components.iter().map(|one| one.name.as_str());
         let reasons = |name: &str| {
@@ -314,10 +335,19 @@ impl Components {
         })
     }
 
+    /// As Dapr does, if that is wanted: the process ends because of a component that cannot be as it is written.
+    fn give_up(&mut self, why: &Rejected, is_vital: bool) {
+        let what = format!("given up: {} {is_vital}", why.reason);
+        if self.told.is_new(&why.name, &what) && is_vital {
+            let full = format!("{}/{}", why.type_name, why.version);
+            self.shared.give_up(&why.name, &full, &why.reason);
+        }
+    }
+
     fn tell(&mut self, rejected: &[Rejected]) {
         for one in rejected {
             if self.told.is_new(&one.name, &one.reason) {
-                error!(target: SCOPE, component = one.name, component_type = one.type_name, class = "CONFIG", err = one.reason, event = "component_state", to = "rejected", "component rejected");
+                error!(target: SCOPE, component = one.name, component_type = one.full_type(), class = "CONFIG", err = one.reason, event = "component_state", from = "pending", to = "rejected", "component rejected");
                 self.shared
                     .metrics
                     .component_init_fail
@@ -343,18 +373,17 @@ impl Components {
     }
 
     /// Components that must be ready, by the user's choice.
-    pub(crate) fn required(&self, all: bool) -> Vec<AnyHandle> {
-        self.running
-            .iter()
-            .filter(|running| {
-                if all {
-                    !running.optional
-                } else {
-                    running.required
-                }
-            })
-            .map(|running| running.handle.clone())
-            .collect()
+    pub(crate) fn required(&self, all: bool) -> Required {
+        let counts = |optional: bool, required: bool| if all { !optional } else { required };
+        let running = self.running.iter();
+        let running = running.filter(|running| counts(running.optional, running.required));
+        let table = self.shared.registry.table();
+        let rejected = table.rejected.iter();
+        let rejected = rejected.filter(|rejected| counts(rejected.optional, rejected.required));
+        Required {
+            handles: running.map(|running| running.handle.clone()).collect(),
+            rejected: rejected.map(|rejected| rejected.name.clone()).collect(),
+        }
     }
 
     /// Lets every component go, side by side.
@@ -400,7 +429,7 @@ impl Components {
             handle,
             optional: resource.ignore_errors,
             lazy: component.lazy,
-            required: is_required(resource),
+            required: is_required(resource.annotation("required"), resource.ignore_errors),
             helm,
         };
         Some((running, start))
@@ -418,7 +447,7 @@ impl Running {
         self.file = resource.place.file.to_string();
         self.optional = resource.ignore_errors;
         self.lazy = component.lazy;
-        self.required = is_required(resource);
+        self.required = is_required(resource.annotation("required"), resource.ignore_errors);
         self
     }
 
@@ -428,38 +457,6 @@ impl Running {
         self.helm.refuse(Failure::new(Class::Config, reason));
         self
     }
-}
-
-fn is_required(resource: &ComponentResource) -> bool {
-    resource.annotation("required") == Some("true")
-}
-
-/// What is rejected before its type is looked at, but for those whose last good definition runs on.
-fn elsewhere(
-    loaded: &Loaded,
-    unreadable: &[(String, String)],
-    kept: &HashSet<String>,
-    blamed: &HashSet<String>,
-) -> Vec<Rejected> {
-    let components = loaded.rejected.iter().filter(|one| match one.kind {
-        ResourceKind::Component if !is_nameless(one) => !kept.contains(&one.name),
-        ResourceKind::Component | ResourceKind::Unknown => !blamed.contains(&*one.place.file),
-        _ => false,
-    });
-    let documents = components.map(|one| Rejected {
-        name: one.name.clone(),
-        type_name: one.type_name.clone(),
-        reason: one.reason.clone(),
-    });
-    let files = unreadable
-        .iter()
-        .filter(|(file, _)| !blamed.contains(file))
-        .map(|(file, reason)| Rejected {
-            name: file.clone(),
-            type_name: String::new(),
-            reason: reason.clone(),
-        });
-    documents.chain(files).collect()
 }
 
 /// Where a supervisor runs.
@@ -618,11 +615,7 @@ fn accept<'a>(
     stores: &HashSet<&str>,
     subscribed: &HashSet<&str>,
 ) -> Result<Option<Accepted<'a>>, Rejected> {
-    let rejected = |reason: String| Rejected {
-        name: resource.name.to_string(),
-        type_name: resource.type_name.clone(),
-        reason,
-    };
+    let rejected = |reason: String| rejected::of_resource(resource, reason);
     if configuration.denies(&resource.type_name, &resource.version) {
         return Ok(None);
     }

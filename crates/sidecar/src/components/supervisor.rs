@@ -126,8 +126,6 @@ pub(crate) struct Supervisor<T: ?Sized> {
     before: Option<Stop>,
     /// Owns connections that are being closed.
     old: Scope,
-    /// When the state that now holds was entered, for the metrics.
-    down_since: Option<Instant>,
 }
 
 enum Woken<T: ?Sized> {
@@ -181,7 +179,6 @@ impl<T: Component + ?Sized> Supervisor<T> {
             fresh: None,
             before: None,
             old: Scope::root(),
-            down_since: None,
         }
     }
 
@@ -194,6 +191,8 @@ impl<T: Component + ?Sized> Supervisor<T> {
         let mut neighbours = shared.neighbours.subscribe();
         let mut asked = self.handle.proofs.wanted();
         let mut kicked = self.handle.kicked();
+        let parked = self.both.serving().status().state;
+        record_state(&shared.metrics, &self.serving.info, Some(parked));
         if let Some(fault) = self.serving.fault.clone() {
             self.faulty(&self.serving, &fault);
             self.event(Event::Serving(Fact::Refused(fault)));
@@ -257,16 +256,21 @@ impl<T: Component + ?Sized> Supervisor<T> {
     /// Lets everything go: in good order if the component is no more, at once if everything ends.
     async fn end(&mut self, is_gone: bool, stop: &Stop) {
         let now = self.shared.clock.now();
+        let before = self.both.serving().status().state;
         for action in self.both.on(Event::Close, now, 0.5) {
             if action != Action::Serving(Step::Release) {
-                self.act(action);
+                self.act(action, before);
             }
         }
         self.end_trial();
         self.handle.retire();
         self.handle.withdraw();
+        if is_gone {
+            self.journal_end();
+        }
         // Whoever works on it looks at this.
         self.show();
+        self.handle.count_downtime(&self.shared.metrics);
         if let Some(instance) = self.instance.take() {
             if is_gone {
                 self.retire(instance);
@@ -380,7 +384,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                     let reconnects = &self.shared.metrics.component_reconnects;
                     reconnects.add([self.name()], 1);
                 } else {
-                    self.loaded();
+                    self.loaded(State::Connecting);
                 }
                 self.event(Event::Serving(Fact::Attempted(Ok(()))));
                 self.spread();
@@ -402,10 +406,11 @@ impl<T: Component + ?Sized> Supervisor<T> {
         match outcome {
             Ok(connected) => {
                 let has_connected = connected.is_some();
+                let before = self.both.serving().status().state;
                 self.fresh = connected;
                 self.event(Event::Heir(Fact::Attempted(Ok(()))));
                 if has_connected {
-                    self.loaded();
+                    self.loaded(before);
                     self.spread();
                 }
             }
@@ -424,7 +429,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
         let before = self.both.serving().status().state;
         let now = self.shared.clock.now();
         for action in self.both.on(event, now, rand::random()) {
-            self.act(action);
+            self.act(action, before);
         }
         // Whatever it was opened for did not come about.
         if let Some(unused) = self.fresh.take() {
@@ -434,7 +439,6 @@ impl<T: Component + ?Sized> Supervisor<T> {
         let (state, last_ok) = (status.state, status.last_ok);
         if state != before {
             record_state(&self.shared.metrics, &self.serving.info, Some(state));
-            self.count_outage(state);
             // Another attempt is no news; an outage of days is one line, not thousands.
             if (before, state) != (State::Unavailable, State::Connecting) {
                 self.journal(self.both.serving().status());
@@ -455,7 +459,8 @@ impl<T: Component + ?Sized> Supervisor<T> {
         self.show();
     }
 
-    fn act(&mut self, action: Action) {
+    /// `before` is the state of what serves that the action leads out of.
+    fn act(&mut self, action: Action, before: State) {
         match action {
             Action::Serving(Step::Attempt { number }) => {
                 debug!(target: SCOPE, component = self.name(), attempt = number, "connecting");
@@ -470,7 +475,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
             Action::Serving(Step::Ping { fresh: false }) => self.start_ping(),
             Action::Serving(Step::Ping { fresh: true }) => self.doubt(),
             Action::Serving(Step::Release) => self.release(),
-            Action::Serving(Step::Tell(told)) => self.tell(told),
+            Action::Serving(Step::Tell(told)) => self.tell(told, before),
             Action::Heir(Step::Attempt { number }) => self.try_heir(number),
             Action::Heir(Step::Abandon) => self.heir_attempt = None,
             Action::Heir(Step::Tell(told)) => self.tell_heir(told),

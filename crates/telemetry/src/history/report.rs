@@ -19,6 +19,8 @@ pub struct Outage {
     pub cause: Option<String>,
     /// Calls that were refused meanwhile.
     pub refused: Option<u64>,
+    /// It ended because the thing was there again, not because it or the process was there no more.
+    pub has_recovered: bool,
 }
 
 impl Outage {
@@ -72,43 +74,87 @@ fn meaning(change: &Change) -> Meaning {
     }
 }
 
-/// Reads a report off changes in their order, those since a moment.
-pub fn report(changes: Vec<Change>, since: Option<SystemTime>) -> Report {
-    let mut open: BTreeMap<(Kind, String), usize> = BTreeMap::new();
-    let mut outages: Vec<Outage> = Vec::new();
-    for change in &changes {
+/// What is down while the changes are read.
+#[derive(Default)]
+struct Reading {
+    all: Vec<Outage>,
+    /// Those that last, by their place.
+    open: BTreeMap<(Kind, String), usize>,
+}
+
+impl Reading {
+    fn take(&mut self, change: &Change) {
+        if change.kind == Kind::Process {
+            self.end_of_process(change.at);
+        }
+        let meaning = meaning(change);
         let key = (change.kind, change.subject.clone());
-        match meaning(change) {
-            Meaning::Down => {
-                if let Some(outage) = open.get(&key).and_then(|place| outages.get_mut(*place)) {
-                    outage.cause = outage.cause.take().or_else(|| change.cause.clone());
-                } else {
-                    open.insert(key, outages.len());
-                    outages.push(Outage {
-                        kind: change.kind,
-                        subject: change.subject.clone(),
-                        from: change.at,
-                        to: None,
-                        cause: change.cause.clone(),
-                        refused: None,
-                    });
-                }
-            }
-            Meaning::Up | Meaning::Gone => {
-                if let Some(outage) = open.remove(&key).and_then(|place| outages.get_mut(place)) {
-                    outage.to = Some(change.at);
-                    outage.refused = change.refused;
-                }
-            }
+        let place = match meaning {
+            Meaning::Down => Some(*self.open.entry(key).or_insert(self.all.len())),
+            Meaning::Up | Meaning::Gone => self.open.remove(&key),
+            Meaning::Neither => self.open.get(&key).copied(),
+        };
+        let Some(place) = place else { return };
+        if place == self.all.len() {
+            self.all.push(began(change));
+        }
+        let Some(outage) = self.all.get_mut(place) else {
+            return;
+        };
+        // A count is that of the whole outage so far, so that one that is lost or read twice does no harm.
+        outage.refused = outage.refused.max(change.refused);
+        match meaning {
+            Meaning::Down => outage.cause = outage.cause.take().or_else(|| change.cause.clone()),
+            Meaning::Up => (outage.to, outage.has_recovered) = (Some(change.at), true),
+            Meaning::Gone => outage.to = Some(change.at),
             Meaning::Neither => {}
         }
     }
+
+    /// Nobody knows how it went on with what was down; the next process tells of it what it finds down itself.
+    fn end_of_process(&mut self, at: SystemTime) {
+        let all = &mut self.all;
+        self.open.retain(|(kind, _), place| {
+            if *kind == Kind::Process {
+                return true;
+            }
+            if let Some(outage) = all.get_mut(*place) {
+                // What was told last may be later than the last sign of life.
+                outage.to = Some(at.max(outage.from));
+            }
+            false
+        });
+    }
+}
+
+fn began(change: &Change) -> Outage {
+    // The line that began it may be kept no more. A tally knows how long it had lasted.
+    let since = change.after.filter(|_| change.is_tally());
+    let from = since.and_then(|since| change.at.checked_sub(since));
+    Outage {
+        kind: change.kind,
+        subject: change.subject.clone(),
+        from: from.unwrap_or(change.at),
+        to: None,
+        cause: None,
+        refused: None,
+        has_recovered: false,
+    }
+}
+
+/// Reads a report off changes in their order, those since a moment. The last may be counts that are written nowhere yet.
+pub fn report(changes: Vec<Change>, since: Option<SystemTime>) -> Report {
+    let mut reading = Reading::default();
+    for change in &changes {
+        reading.take(change);
+    }
+    let mut outages = reading.all;
     let is_wanted = |at: SystemTime| since.is_none_or(|since| at >= since);
     outages.retain(|outage| outage.to.is_none_or(is_wanted));
     let recovery = recovery(&outages);
     let changes = changes
         .into_iter()
-        .filter(|change| is_wanted(change.at))
+        .filter(|change| is_wanted(change.at) && !change.is_tally())
         .collect();
     Report {
         changes,
@@ -119,7 +165,7 @@ pub fn report(changes: Vec<Change>, since: Option<SystemTime>) -> Report {
 
 fn recovery(outages: &[Outage]) -> Vec<Recovery> {
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
-    for outage in outages {
+    for outage in outages.iter().filter(|outage| outage.has_recovered) {
         if let (Kind::Component, Some(duration)) = (outage.kind, outage.duration()) {
             times.entry(&outage.subject).or_default().push(duration);
         }
@@ -282,6 +328,100 @@ mod tests {
             .map(|outage| (outage.kind, outage.duration().unwrap().as_secs()))
             .collect();
         assert_eq!(told, [(Kind::Gate, 3), (Kind::Process, 21)]);
+    }
+
+    fn tally(second: u64, subject: &str, state: &str, refused: u64) -> Change {
+        Change {
+            after: Some(Duration::from_secs(2)),
+            cause: None,
+            refused: Some(refused),
+            ..change(second, Kind::Component, subject, state, state)
+        }
+    }
+
+    #[test]
+    fn refused_calls_are_told_while_the_outage_lasts_and_add_up_to_what_the_end_says() {
+        let mut changes = vec![
+            change(1, Kind::Component, "orders", "connecting", "ready"),
+            change(10, Kind::Component, "orders", "ready", "unavailable"),
+            tally(12, "orders", "unavailable", 1),
+            tally(14, "orders", "unavailable", 2),
+        ];
+        let lasting = report(changes.clone(), None);
+        assert_eq!(lasting.outages[0].refused, Some(2));
+        assert_eq!(lasting.changes.len(), 2, "a mere count is no change");
+        // What a sidecar counts while it is asked is told twice, and counts once.
+        changes.push(tally(14, "orders", "unavailable", 2));
+        changes.push(change(
+            22,
+            Kind::Component,
+            "orders",
+            "unavailable",
+            "ready",
+        ));
+        let over = report(changes.clone(), None);
+        assert_eq!((over.outages.len(), over.outages[0].refused), (1, Some(3)));
+        // The beginning has been driven out of the file.
+        let rest = report(changes.split_off(2), None);
+        let outage = &rest.outages[0];
+        assert_eq!((outage.from, outage.refused), (at(10), Some(3)));
+    }
+
+    #[test]
+    fn what_is_down_when_its_process_ends_has_not_come_back() {
+        for end in ["lost", "ended"] {
+            let down = |second, kind, subject, from, to| change(second, kind, subject, from, to);
+            let told = report(
+                vec![
+                    down(0, Kind::Process, "", "", "running"),
+                    down(1, Kind::Component, "old", "ready", "unavailable"),
+                    tally(3, "old", "unavailable", 5),
+                    down(4, Kind::Gate, "", "open", "closed"),
+                    down(5, Kind::Subscription, "bus/a", "active", "retrying"),
+                    down(6, Kind::Breaker, "a b", "closed", "open"),
+                    down(7, Kind::Component, "kept", "ready", "unavailable"),
+                    down(10, Kind::Process, "", "running", end),
+                    down(20, Kind::Process, "", end, "running"),
+                    down(21, Kind::Component, "kept", "connecting", "unavailable"),
+                    down(31, Kind::Component, "kept", "unavailable", "ready"),
+                ],
+                None,
+            );
+            let lasting = told.outages.iter().filter(|outage| outage.to.is_none());
+            assert_eq!(lasting.count(), 0, "{told:?}");
+            let of = |subject: &str| -> Vec<_> {
+                let all = told.outages.iter();
+                let own = all.filter(|outage| outage.subject == subject);
+                own.map(|outage| (outage.duration().unwrap().as_secs(), outage.refused))
+                    .collect()
+            };
+            assert_eq!(of("old"), [(9, Some(5))]);
+            assert_eq!(of("kept"), [(3, None), (10, Some(3))]);
+            assert_eq!(told.recovery.len(), 1, "{told:?}");
+            let recovery = &told.recovery[0];
+            assert_eq!(
+                (recovery.component.as_str(), recovery.count),
+                ("kept", 1),
+                "only what came back has recovered"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_taken_away_is_down_no_more_and_has_not_come_back() {
+        let told = report(
+            vec![
+                change(0, Kind::Component, "old", "ready", "unavailable"),
+                change(9, Kind::Component, "old", "unavailable", "closing"),
+            ],
+            None,
+        );
+        assert_eq!(
+            told.outages[0].duration(),
+            Some(Duration::from_secs(9)),
+            "{told:?}"
+        );
+        assert!(told.recovery.is_empty());
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl Runner {
                         under_way.starting = Some(renewal.starting);
                         continue;
                     }
-                    warn!(target: SCOPE, pubsub = self.plan.pubsub, topic = self.plan.topic, error = %error, event = "subscription_state", from = "active", to = "retrying", "subscription ended, starting it again");
+                    warn!(target: SCOPE, component = self.plan.pubsub, topic = self.plan.topic, err = %error, event = "subscription_state", from = "active", to = "retrying", "subscription ended, starting it again");
                     if error.doubts_connection() {
                         self.handle.suspect();
                     }
@@ -266,7 +266,7 @@ impl Runner {
                 }
             }
             Err(error) => {
-                warn!(target: SCOPE, pubsub = self.plan.pubsub, topic = self.plan.topic, error, event = "subscription_state", from = "active", to = "retrying", "failed to subscribe through the changed component, trying again");
+                warn!(target: SCOPE, component = self.plan.pubsub, topic = self.plan.topic, err = error, event = "subscription_state", from = "active", to = "retrying", "failed to subscribe through the changed component, trying again");
                 if let Some(old) = self.subscribed.take() {
                     self.retire(old);
                 }
@@ -412,12 +412,12 @@ impl Runner {
                 let first = self.machine.status().attempt <= 1;
                 self.event(Event::Started(Ok(())));
                 if !first {
-                    info!(target: SCOPE, pubsub = self.plan.pubsub, topic = self.plan.topic, event = "subscription_state", to = "active", "subscription is active again");
+                    info!(target: SCOPE, component = self.plan.pubsub, topic = self.plan.topic, event = "subscription_state", from = "starting", to = "active", "subscription is active again");
                 }
             }
             Err(error) => {
                 if self.machine.status().error.as_deref() != Some(error.as_str()) {
-                    warn!(target: SCOPE, pubsub = self.plan.pubsub, topic = self.plan.topic, error, event = "subscription_state", to = "retrying", "failed to subscribe to topic, trying again");
+                    warn!(target: SCOPE, component = self.plan.pubsub, topic = self.plan.topic, err = error, event = "subscription_state", from = "starting", to = "retrying", "failed to subscribe to topic, trying again");
                 }
                 self.event(Event::Started(Err(error)));
             }

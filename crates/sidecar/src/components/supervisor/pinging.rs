@@ -83,7 +83,8 @@ impl<T: Component + ?Sized> Supervisor<T> {
             Err(failure) => failure,
         };
         let metrics = &self.shared.metrics;
-        metrics.component_ping_failures.add([self.name()], 1);
+        let labels = [self.name(), failure.class.name()];
+        metrics.component_ping_failures.add(labels, 1);
         if is_doubted {
             match self.spare.take() {
                 Some(spare) => self.renew(spare),

@@ -24,7 +24,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
     }
 
     /// A definition is ready for the first time.
-    pub(super) fn loaded(&self) {
+    pub(super) fn loaded(&self, from: State) {
         let info = &self.serving.info;
         // Dapr does not count name resolution among the components.
         if info.kind != Kind::Names {
@@ -33,7 +33,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
             metrics.component_loaded.add([], 1);
         }
         let (component, component_type) = (info.name.as_str(), info.full_type());
-        info!(target: SCOPE, component, component_type, event = "component_state", to = "ready", "Component loaded: {component} ({component_type})");
+        info!(target: SCOPE, component, component_type, event = "component_state", from = from.name(), to = "ready", "Component loaded: {component} ({component_type})");
     }
 
     /// Whoever waits for the same server, or for this store, need not wait any longer.
@@ -83,9 +83,10 @@ impl<T: Component + ?Sized> Supervisor<T> {
         self.handle.show(self.both.serving().status().clone());
     }
 
-    /// Tells of the change, and of the calls that were refused while it was away.
+    /// Tells of the change, and of the calls that were refused since it went away.
     pub(super) fn journal(&self, status: &Status) {
-        let refused = (status.state == State::Ready).then(|| self.handle.take_refused());
+        let journal = &self.shared.metrics.journal;
+        let refused = journal.refused(self.name(), self.handle.take_refused());
         // What once failed is no reason for what is ready or under way.
         let failure = match status.state {
             State::Unavailable | State::Rejected | State::Pending => status.failure.as_ref(),
@@ -94,37 +95,29 @@ impl<T: Component + ?Sized> Supervisor<T> {
         let told = journal::Told {
             cause: failure.map(|failure| failure.message.as_str()),
             class: failure.map(|failure| failure.class.name()),
-            refused: refused.filter(|count| *count > 0),
+            refused: (refused > 0).then_some(refused),
         };
-        let journal = &self.shared.metrics.journal;
         journal.change(
             journal::Kind::Component,
             self.name(),
             status.state.name(),
             told,
         );
-    }
-
-    /// Seconds without the component, by the obstacle that stood in the way.
-    pub(super) fn count_outage(&mut self, state: State) {
-        if state == State::Ready {
-            if let Some(since) = self.down_since.take() {
-                let class = self
-                    .handle
-                    .failure()
-                    .map_or("TRANSIENT", |failure| failure.class.name());
-                self.shared
-                    .metrics
-                    .component_unavailable_seconds
-                    .add([self.name(), class], since.elapsed().as_secs());
-            }
-        } else {
-            self.down_since.get_or_insert_with(Instant::now);
+        if matches!(status.state, State::Ready | State::Closing) {
+            journal.settle(self.name());
         }
     }
 
-    pub(super) fn tell(&self, told: Told) {
-        let info = &self.serving.info;
+    /// It is no more. One of its name that comes later has no past.
+    pub(super) fn journal_end(&self) {
+        self.journal(self.both.serving().status());
+        let journal = &self.shared.metrics.journal;
+        journal.forget(journal::Kind::Component, self.name());
+    }
+
+    /// `from` is the state that was left.
+    pub(super) fn tell(&self, told: Told, from: State) {
+        let (info, from) = (&self.serving.info, from.name());
         let (component, component_type) = (info.name.as_str(), info.full_type());
         match told {
             // That it was loaded has been told.
@@ -133,7 +126,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 attempt,
                 outage: Some(outage),
             } => {
-                info!(target: SCOPE, component, component_type, event = "component_state", to = "ready", attempt, outage_ms = millis(outage), "component is ready again");
+                info!(target: SCOPE, component, component_type, event = "component_state", from, to = "ready", attempt, outage_ms = millis(outage), "component is ready again");
             }
             Told::Failing {
                 failure,
@@ -146,6 +139,7 @@ impl<T: Component + ?Sized> Supervisor<T> {
                     component,
                     component_type,
                     event = "component_state",
+                    from,
                     to = "unavailable",
                     class = failure.class.name(),
                     err = shown(&failure.message),
@@ -156,10 +150,10 @@ impl<T: Component + ?Sized> Supervisor<T> {
                 );
             }
             Told::Lost { failure } => {
-                warn!(target: SCOPE, component, component_type, event = "component_state", from = "ready", to = "unavailable", class = failure.class.name(), err = shown(&failure.message), "component lost its connection");
+                warn!(target: SCOPE, component, component_type, event = "component_state", from, to = "unavailable", class = failure.class.name(), err = shown(&failure.message), "component lost its connection");
             }
             Told::Rejected { failure } => {
-                error!(target: SCOPE, component, component_type, event = "component_state", to = "rejected", class = failure.class.name(), err = shown(&failure.message), "component rejected");
+                error!(target: SCOPE, component, component_type, event = "component_state", from, to = "rejected", class = failure.class.name(), err = shown(&failure.message), "component rejected");
             }
         }
     }

@@ -109,6 +109,9 @@ async fn a_component_that_comes_back_as_a_rejected_one_ends_its_streams() {
     let rejected = Rejected {
         name: "bus".to_owned(),
         type_name: "pubsub.fake".to_owned(),
+        version: "v1".to_owned(),
+        optional: false,
+        required: false,
         reason: "there is no such type".to_owned(),
     };
     bench.has(None, vec![rejected]);
