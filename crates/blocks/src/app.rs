@@ -158,19 +158,10 @@ pub trait AppChannel: Send + Sync + 'static {
     async fn probe(&self) -> Probe;
 
     /// The readiness question of `--app-ready-path` or `--app-ready-grpc-service`.
-    async fn is_ready(&self) -> bool;
-
-    /// The same, with the reason.
     ///
     /// # Errors
     /// With what the app said instead.
-    async fn readiness(&self) -> Result<(), String> {
-        if self.is_ready().await {
-            Ok(())
-        } else {
-            Err("it does not say that it is ready".to_owned())
-        }
-    }
+    async fn readiness(&self) -> Result<(), String>;
 
     /// Whether the port accepts connections.
     async fn accepts(&self) -> bool;

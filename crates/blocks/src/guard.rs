@@ -141,7 +141,6 @@ impl Guard {
             self.metrics
                 .component_rejected_calls
                 .add([handle.name.as_str(), &error.tag], 1);
-            self.metrics.error(&error.tag, error.category);
         }
         ready
     }

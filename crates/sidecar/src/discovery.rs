@@ -228,8 +228,8 @@ mod tests {
             Probe::Healthy
         }
 
-        async fn is_ready(&self) -> bool {
-            true
+        async fn readiness(&self) -> Result<(), String> {
+            Ok(())
         }
 
         async fn accepts(&self) -> bool {

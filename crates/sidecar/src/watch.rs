@@ -23,8 +23,10 @@ const EVERY: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_millis(250);
 /// Looks that have to show the same before it is taken over.
 const CALM: u32 = 1;
-/// The same where a file has gone or become empty.
+/// The same where a file has gone.
 const CALM_WITHOUT: u32 = 4;
+/// The same where it is empty: whoever writes it may be held up by a slow disk.
+const CALM_EMPTY: u32 = 8;
 /// Changes that never come to rest are taken over after so many looks.
 const PATIENCE: u32 = 20;
 
@@ -114,14 +116,15 @@ impl Change {
         if self.looks == 0 && self.seen == *known {
             return true;
         }
-        let is_without = known.iter().any(|(path, facts)| {
-            facts.length > 0 && self.seen.get(path).is_none_or(|facts| facts.length == 0)
-        });
-        let (calm, patience) = if is_without {
-            (CALM_WITHOUT, 2 * PATIENCE)
-        } else {
-            (CALM, PATIENCE)
-        };
+        let (mut calm, mut patience) = (CALM, PATIENCE);
+        for (path, _) in known.iter().filter(|(_, facts)| facts.length > 0) {
+            let needs = match self.seen.get(path) {
+                None => CALM_WITHOUT,
+                Some(facts) if facts.length == 0 => CALM_EMPTY,
+                Some(_) => continue,
+            };
+            (calm, patience) = (calm.max(needs), 2 * PATIENCE);
+        }
         self.calm >= calm || self.looks >= patience
     }
 }
@@ -304,7 +307,10 @@ mod tests {
     #[test]
     fn a_file_that_is_gone_or_empty_may_be_about_to_come_back() {
         let known = seen(&[("a", 10), ("b", 0)]);
-        for between in [seen(&[("a", 0), ("b", 0)]), seen(&[("b", 0)])] {
+        for (between, calm) in [
+            (seen(&[("a", 0), ("b", 0)]), CALM_EMPTY),
+            (seen(&[("b", 0)]), CALM_WITHOUT),
+        ] {
             let back = seen(&[("a", 12), ("b", 0)]);
             let course = [
                 between.clone(),
@@ -315,7 +321,7 @@ mod tests {
             assert_eq!(looks(&known, &course), (4, back));
             assert_eq!(
                 looks(&known, std::slice::from_ref(&between)),
-                (CALM_WITHOUT, between)
+                (calm, between)
             );
         }
     }

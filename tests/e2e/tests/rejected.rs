@@ -11,7 +11,7 @@
 )]
 
 use outrigger_e2e::{Component, Plan, Sidecar, s};
-use outrigger_testkit::{ports, wait};
+use outrigger_testkit::{PrivateDir, ports, wait};
 use serde_json::{Value, json};
 
 const READY: &str = "/v1.0/healthz";
@@ -224,4 +224,26 @@ async fn metrics_show_what_has_not_changed_yet_and_for_how_long_a_server_is_away
     let types: Vec<&Value> = seen.iter().map(|one| &one["type"]).collect();
     let expected = json!(["state.redis/v1", "state.in-memory/v1", "state.in-memory/v1"]);
     assert_eq!(json!(types), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_call_is_counted_as_one_error() {
+    let folder = PrivateDir::new("errors");
+    let text = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: config\nspec:\n  metrics:\n    enabled: true\n    recordErrorCodes: true\n";
+    let configuration = folder.write("config.yaml", text);
+    let sidecar = Plan::new("orders")
+        .flag(&format!("--config={}", configuration.display()))
+        .flag("--component-wait=0s")
+        .with(&Component::redis_state(
+            "store",
+            &format!("127.0.0.1:{}", ports::free()),
+        ))
+        .serving()
+        .await;
+    let answer = sidecar.get("/v1.0/state/store/key").await;
+    answer.assert(503, "ERR_COMPONENT_NOT_READY");
+    let code = [("error_code", "ERR_COMPONENT_NOT_READY")];
+    sidecar
+        .until_metric("dapr_error_code_total", &code, 1.0)
+        .await;
 }

@@ -394,10 +394,6 @@ impl AppChannel for GrpcApp {
         }
     }
 
-    async fn is_ready(&self) -> bool {
-        self.readiness().await.is_ok()
-    }
-
     async fn readiness(&self) -> Result<(), String> {
         use health::health_check_response::ServingStatus;
 

@@ -602,10 +602,6 @@ impl AppChannel for HttpApp {
         probe
     }
 
-    async fn is_ready(&self) -> bool {
-        self.readiness().await.is_ok()
-    }
-
     async fn readiness(&self) -> Result<(), String> {
         let Some(path) = &self.settings.ready else {
             return Ok(());

@@ -259,15 +259,15 @@ impl Draft {
             let why = "--component-retry-cap is below --component-retry-base".to_owned();
             conflicts.push(("component-retry-cap", why));
         }
-        if components.ping_timeout > components.ping_interval {
-            let (name, other) = ("component-ping-timeout", "component-ping-interval");
-            let named = if self.is_given(name) { name } else { other };
+        let (name, other) = ("component-ping-timeout", "component-ping-interval");
+        let are_given = self.is_given(name) && self.is_given(other);
+        if are_given && components.ping_timeout > components.ping_interval {
             let why = format!(
                 "--{name} {} is above --{other} {}",
                 format_go(components.ping_timeout),
                 format_go(components.ping_interval)
             );
-            conflicts.push((named, why));
+            conflicts.push((name, why));
         }
     }
 

@@ -67,7 +67,7 @@ impl Subscriptions {
         registry.loaded(patience).await?;
         let Some(handle) = registry.pubsub(pubsub) else {
             return Err(registry
-                .rejection(pubsub, "pubsub.")
+                .refusal(&self.shared.desk.metrics, pubsub, "pubsub.")
                 .unwrap_or_else(|| errors::pubsub::not_found(pubsub, None)));
         };
         if handle.status().state == connection::State::Rejected {

@@ -163,8 +163,8 @@ impl AppChannel for FakeApp {
         Probe::Healthy
     }
 
-    async fn is_ready(&self) -> bool {
-        true
+    async fn readiness(&self) -> Result<(), String> {
+        Ok(())
     }
 
     async fn accepts(&self) -> bool {
