@@ -93,6 +93,8 @@ pub struct Progress {
     pub phase: Phase,
     pub drained: bool,
     pub in_hand: Vec<(Kind, String, usize)>,
+    /// What the app says of work that nobody else sees; none where it does not tell.
+    pub busy: Option<bool>,
     pub duration: Duration,
 }
 
@@ -215,6 +217,7 @@ impl Blocks {
             phase: *self.health.phase.borrow(),
             drained: drain.is_some_and(|drain| drain.drained),
             in_hand: self.activity.in_hand(),
+            busy: drain.and_then(|drain| drain.busy),
             duration: drain.map_or(Duration::ZERO, |drain| {
                 drain.drained_at.unwrap_or(now).since(drain.since)
             }),

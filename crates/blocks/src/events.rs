@@ -103,9 +103,12 @@ impl Blocks {
     pub async fn read_history(&self) -> Result<Vec<Change>, ApiError> {
         let failed =
             |http, code, tag, message| Err(ApiError::legacy(http, code, tag, "common", message));
-        let Some(reader) = self.history.clone() else {
-            let message = "no history is kept: start the sidecar with --state-dir".to_owned();
-            return failed(404, GrpcCode::NotFound, "ERR_HISTORY_OFF", message);
+        let reader = match self.history.clone() {
+            Ok(reader) => reader,
+            Err(why) => {
+                let message = format!("no history is kept: {why}");
+                return failed(404, GrpcCode::NotFound, "ERR_HISTORY_OFF", message);
+            }
         };
         let name = reader.path().display().to_string();
         // Files are read elsewhere than on the threads that serve calls.

@@ -61,8 +61,8 @@ pub struct Blocks {
     pub tracer: Tracer,
     pub activity: Arc<activity::Activity>,
     pub drains: drain::Drains,
-    /// None: no history is kept.
-    pub history: Option<Reader>,
+    /// Or why none is kept.
+    pub history: Result<Reader, String>,
 }
 
 impl Blocks {

@@ -54,7 +54,7 @@ fn check_escapes(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn unescaped(path: &str) -> Vec<u8> {
+pub(crate) fn unescaped(path: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let Some((first, after)) = rest.split_first() {

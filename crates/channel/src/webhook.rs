@@ -2,23 +2,18 @@
 
 use std::time::Duration;
 
-use outrigger_wire::http1;
-
-use crate::export::{client_of, post};
+use crate::export::{Server, client_of, post};
 
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// The server behind `--lifecycle-webhook-url`.
-pub struct Webhook {
-    client: http1::Client,
-    path: String,
-}
+pub struct Webhook(Server);
 
 impl Webhook {
     /// # Errors
     /// When it is no URL.
     pub fn new(url: &str) -> Result<Self, String> {
-        client_of(url).map(|(client, path)| Self { client, path })
+        client_of(url).map(Self)
     }
 
     /// Sends a CloudEvent once.
@@ -26,13 +21,7 @@ impl Webhook {
     /// # Errors
     /// When the server did not take it.
     pub async fn send(&self, event: Vec<u8>) -> Result<(), String> {
-        let posting = post(
-            &self.client,
-            &self.path,
-            "application/cloudevents+json",
-            &[],
-            event,
-        );
+        let posting = post(&self.0, "application/cloudevents+json", &[], event);
         tokio::time::timeout(LIMIT, posting)
             .await
             .unwrap_or_else(|_| Err("no answer in time".to_owned()))

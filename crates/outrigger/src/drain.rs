@@ -127,6 +127,8 @@ struct Report {
     phase: Option<String>,
     is_drained: bool,
     inflight: Vec<(String, u64)>,
+    /// The app says that it is.
+    is_busy: bool,
     took: Option<u64>,
 }
 
@@ -145,12 +147,18 @@ impl Report {
             phase: object.get("phase").and_then(Value::as_str).map(text::clean),
             is_drained: object.get("drained")?.as_bool()?,
             inflight: client::counts(object.get("inflight")),
+            is_busy: object.get("busy").and_then(Value::as_bool) == Some(true),
             took: object.get("durationMs").and_then(client::number),
         })
     }
 
     fn in_hand(&self) -> String {
-        text::counts(&self.inflight)
+        let counts = text::counts(&self.inflight);
+        if self.is_busy {
+            counts + ", and the app says that it is busy"
+        } else {
+            counts
+        }
     }
 }
 

@@ -388,7 +388,7 @@ fn drain_says_how_it_ended() {
             200,
             "{}",
             1,
-            "error: what listens at AT is no Outrigger sidecar, or one that does not know this call yet: status 200, {}\n",
+            "error: what listens at AT is no Outrigger sidecar, or one that does not know this call or does not allow it (`spec.api` of its Configuration): status 200, {}\n",
         ),
     ] {
         let server = Server::answering(status, body);
@@ -444,7 +444,10 @@ time to come back
         [1, 0, 0]
     );
 
-    let off = Server::answering(404, r#"{"errorCode":"ERR_HISTORY_OFF","message":"off"}"#);
+    let off = Server::answering(
+        404,
+        r#"{"errorCode":"ERR_HISTORY_OFF","message":"no history is kept: start the sidecar with --state-dir"}"#,
+    );
     let ended = run(&format!("history --port {}", off.port));
     assert_eq!(ended.code, 1);
     assert!(ended.err.contains("--state-dir"), "{}", ended.err);
@@ -527,7 +530,7 @@ fn a_sidecar_that_refuses_is_told_from_one_that_is_none() {
     assert!(
         ended
             .err
-            .contains("no Outrigger sidecar, or one that does not know this call yet"),
+            .contains("no Outrigger sidecar, or one that does not know this call"),
         "{}",
         ended.err
     );

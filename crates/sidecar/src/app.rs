@@ -283,6 +283,11 @@ impl GateKeeper {
                 } else {
                     info!(target: SCOPE, event = "gate", from, to, "the gate in front of the application is {to}");
                 }
+                if now == State::Open
+                    && let Some(missing) = self.answers.missing()
+                {
+                    warn!(target: SCOPE, event = "gate", "the application has not told {missing} yet, and is asked on");
+                }
                 let told = outrigger_telemetry::journal::Told {
                     cause: cause_of(event, before, now),
                     ..Default::default()

@@ -15,6 +15,8 @@ use outrigger_resiliency::RetryRule;
 use tracing::warn;
 
 const SCOPE: &str = "dapr.runtime";
+/// An app that does not answer a question in this time is asked again.
+const QUESTION_LIMIT: Duration = Duration::from_secs(30);
 /// The same reason is told again after this.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
@@ -82,6 +84,16 @@ impl Answers {
         self.heard().has_retried = false;
     }
 
+    /// What is still to be answered.
+    pub(crate) fn missing(&self) -> Option<&'static str> {
+        match (self.heard().config, self.topics()) {
+            (true, true) => None,
+            (false, true) => Some("its configuration"),
+            (true, false) => Some("its subscriptions"),
+            (false, false) => Some("its configuration and its subscriptions"),
+        }
+    }
+
     fn topics(&self) -> bool {
         self.topics.load(Ordering::Acquire)
     }
@@ -114,7 +126,7 @@ impl Round {
             return;
         }
         let is_answered = !self.reads_config
-            || match self.app.config().await {
+            || match in_time(self.app.config()).await {
                 Discovered::Answer(()) | Discovered::None => true,
                 Discovered::Failed(why) => {
                     let is_due = self
@@ -146,7 +158,7 @@ impl Round {
         let retry = retry.filter(|_| !self.answers.heard().has_retried);
         let mut attempts = Attempts::new(self.clock.now(), None);
         loop {
-            let why = match self.app.subscriptions().await {
+            let why = match in_time(self.app.subscriptions()).await {
                 Discovered::Answer(list) => {
                     self.discovery.subscriptions(list);
                     return true;
@@ -173,6 +185,15 @@ impl Round {
     }
 }
 
+async fn in_time<T>(asking: impl Future<Output = Discovered<T>>) -> Discovered<T> {
+    tokio::time::timeout(QUESTION_LIMIT, asking)
+        .await
+        .unwrap_or_else(|_| {
+            let seconds = QUESTION_LIMIT.as_secs();
+            Discovered::Failed(format!("no answer within {seconds} seconds"))
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
@@ -187,6 +208,8 @@ mod tests {
     /// An app that answers what it is told to, and counts.
     #[derive(Default)]
     struct FakeApp {
+        /// So many questions find no answer at all.
+        hangs: AtomicUsize,
         tells_config: AtomicBool,
         tells_topics: AtomicBool,
         config: AtomicUsize,
@@ -217,6 +240,11 @@ mod tests {
         }
 
         async fn subscriptions(&self) -> Discovered<Vec<AppSubscription>> {
+            if self.hangs.load(Ordering::SeqCst) > 0 {
+                self.hangs.fetch_sub(1, Ordering::SeqCst);
+                self.topics.fetch_add(1, Ordering::SeqCst);
+                return std::future::pending().await;
+            }
             answer(&self.topics, &self.tells_topics, Vec::new())
         }
 
@@ -317,6 +345,23 @@ mod tests {
         bench.round.answers.forget();
         assert!(bench.round.ask().await);
         assert_eq!(bench.asked(), (1, 1), "the gate opens again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_without_an_answer_is_asked_again_and_holds_up_no_other() {
+        let bench = bench();
+        bench.app.tells_config.store(true, Ordering::SeqCst);
+        bench.app.tells_topics.store(true, Ordering::SeqCst);
+        bench.app.hangs.store(1, Ordering::SeqCst);
+        let began = bench.round.clock.now();
+        assert!(bench.round.ask().await);
+        assert_eq!(bench.asked(), (1, 2));
+        let took = bench.round.clock.now().since(began);
+        assert!(
+            took >= QUESTION_LIMIT && took < QUESTION_LIMIT * 2,
+            "{took:?}"
+        );
+        assert_eq!(bench.round.answers.missing(), None);
     }
 
     #[test]

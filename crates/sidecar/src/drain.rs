@@ -243,6 +243,9 @@ impl WayDown {
                     };
                     info!(target: SCOPE, "{why}, entering shutdown...");
                 }
+                if self.shown.busy == Some(true) {
+                    warn!(target: SCOPE, event = "drain", drain_id = self.shown.id(), "the application still says that it is busy");
+                }
                 if !self.machine.is_drained() {
                     tell(sight, self.shown.number, "finished", "deadline");
                 }

@@ -153,7 +153,7 @@ async fn assemble(start: Start, host_name: String, signals: Signals) -> Result<L
         "running",
         journal::Told::default(),
     );
-    let history = telemetry::history(&options, &metrics, &telling);
+    let history = telemetry::history(&options, &metrics, &telling).await;
     let tracer = telemetry::tracer(&options, &configuration, &own_environment, &telling);
     telemetry::tell_metrics(&configuration);
     telemetry::tell_sampler(&configuration);
@@ -251,7 +251,7 @@ struct Assembly {
     telling: Scope,
     clock: Clock,
     activity: Arc<Activity>,
-    history: Option<Reader>,
+    history: Result<Reader, String>,
     metrics: Arc<Metrics>,
     tracer: Tracer,
     resiliency: Arc<Resiliency>,
@@ -376,7 +376,7 @@ impl Assembly {
         }
         let phases = Arc::new(phases);
         self.tell_others(app.as_ref(), &gate_seen);
-        if self.history.is_some() {
+        if self.history.is_ok() {
             let blocks = blocks.clone();
             self.scope
                 .spawn("history.tally", |stop| events::tally(blocks, stop));

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_channel::export::{self, Exporter, OtlpGrpc, OtlpHttp, Resource, Zipkin};
 use outrigger_config::configuration::OtelProtocol;
@@ -20,6 +21,8 @@ use crate::components::Environment;
 use crate::events;
 
 const SCOPE: &str = "dapr.runtime";
+/// For the folder of the history.
+const OPEN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Starts the process's log.
 ///
@@ -132,22 +135,36 @@ fn exported_name(name: &str) -> String {
     }
 }
 
-/// The history, kept by a task in `scope`. One that cannot be kept is no reason not to run.
-pub(crate) fn history(options: &Options, metrics: &Arc<Metrics>, scope: &Scope) -> Option<Reader> {
-    let folder = options.lifecycle.state_dir.as_ref()?;
+/// The history, kept by a task in `scope`, or why none is. One that cannot be kept is no reason not to run.
+pub(crate) async fn history(
+    options: &Options,
+    metrics: &Arc<Metrics>,
+    scope: &Scope,
+) -> Result<Reader, String> {
+    let Some(folder) = &options.lifecycle.state_dir else {
+        return Err("start the sidecar with --state-dir".to_owned());
+    };
     let changes = metrics.journal.listen();
-    match Writer::open(&PathBuf::from(folder), options.app_id.as_str()) {
+    let (folder, app_id) = (PathBuf::from(folder), options.app_id.clone());
+    // A disk that hangs holds up nothing else.
+    let opening = tokio::task::spawn_blocking(move || Writer::open(&folder, app_id.as_str()));
+    let opened = match tokio::time::timeout(OPEN_LIMIT, opening).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(why)) => Err(why.to_string()),
+        Err(_) => Err("the folder of --state-dir does not answer".to_owned()),
+    };
+    match opened {
         Ok(writer) => {
             let reader = writer.reader().clone();
             let metrics = metrics.clone();
             scope.spawn("history", move |stop| {
                 events::keep(writer, changes, metrics, stop)
             });
-            Some(reader)
+            Ok(reader)
         }
         Err(why) => {
             error!(target: SCOPE, err = why, "no history is kept");
-            None
+            Err(why)
         }
     }
 }

@@ -8,11 +8,16 @@ mod zipkin;
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use outrigger_core::shown::shown;
 use outrigger_lifecycle::{Scope, Stop};
 use outrigger_telemetry::span::Finished;
 use outrigger_wire::http1;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
+
+use crate::url::unescaped;
 
 pub use otlp::{OtlpGrpc, OtlpHttp};
 pub use zipkin::Zipkin;
@@ -136,16 +141,33 @@ async fn fill(queue: &mut mpsc::Receiver<Finished>, batch: &mut Vec<Finished>, s
     }
 }
 
-/// A client for a collector's URL, and the path behind its authority.
-pub(crate) fn client_of(url: &str) -> Result<(http1::Client, String), String> {
+/// A server that is posted to.
+pub(crate) struct Server {
+    client: http1::Client,
+    pub(crate) path: String,
+    /// Of the URL's user and password.
+    authorization: Option<(String, String)>,
+}
+
+/// The server behind a URL.
+pub(crate) fn client_of(url: &str) -> Result<Server, String> {
     let (https, rest) = match url.split_once("://") {
         Some(("http", rest)) => (false, rest),
         Some(("https", rest)) => (true, rest),
-        _ => return Err(format!("an http or https URL is expected, found {url:?}")),
+        _ => {
+            return Err(format!(
+                "an http or https URL is expected, found {:?}",
+                shown(url)
+            ));
+        }
     };
     let (authority, path) = rest
         .find('/')
         .map_or((rest, "/"), |place| rest.split_at(place));
+    let (user, authority) = match authority.rsplit_once('@') {
+        Some((user, authority)) => (Some(user), authority),
+        None => (None, authority),
+    };
     let default = if https { "443" } else { "80" };
     let address = if authority.contains(':') {
         authority.to_owned()
@@ -153,34 +175,47 @@ pub(crate) fn client_of(url: &str) -> Result<(http1::Client, String), String> {
         format!("{authority}:{default}")
     };
     let mut target =
-        crate::peer::target_of(&address).ok_or_else(|| format!("no host in {url:?}"))?;
+        crate::peer::target_of(&address).ok_or_else(|| format!("no host in {:?}", shown(url)))?;
     if https {
         target.tls = Some(
             outrigger_wire::tls::ClientTls::verifying(None, None, &[b"http/1.1"])
                 .map_err(|error| error.to_string())?,
         );
     }
-    Ok((http1::Client::new(target, 4, 64 * 1024), path.to_owned()))
+    let basic = |user: &str| {
+        let mut user = unescaped(user);
+        if !user.contains(&b':') {
+            user.push(b':');
+        }
+        let value = format!("Basic {}", STANDARD.encode(user));
+        ("authorization".to_owned(), value)
+    };
+    Ok(Server {
+        client: http1::Client::new(target, 4, 64 * 1024),
+        path: path.to_owned(),
+        authorization: user.map(basic),
+    })
 }
 
 pub(crate) async fn post(
-    client: &http1::Client,
-    path: &str,
+    server: &Server,
     content_type: &'static str,
     headers: &[(String, String)],
     body: Vec<u8>,
 ) -> Result<(), String> {
+    let path = &server.path;
     let mut request = http::Request::new(outrigger_core::Body::from(body));
     *request.method_mut() = http::Method::POST;
     *request.uri_mut() = path.parse().map_err(|_| format!("invalid path {path:?}"))?;
-    for (name, value) in headers {
+    for (name, value) in server.authorization.iter().chain(headers) {
         outrigger_blocks::fields::add(request.headers_mut(), name, value);
     }
     request.headers_mut().insert(
         http::header::CONTENT_TYPE,
         http::HeaderValue::from_static(content_type),
     );
-    let answer = client
+    let answer = server
+        .client
         .send(request)
         .await
         .map_err(|error| error.to_string())?;

@@ -9,9 +9,9 @@ use outrigger_proto::Message as _;
 use outrigger_proto::opentelemetry::proto as otlp;
 use outrigger_telemetry::span::{Event, Finished};
 use outrigger_wire::tls::ClientTls;
-use outrigger_wire::{grpc, http1, http2};
+use outrigger_wire::{grpc, http2};
 
-use super::{Resource, TRACER, client_of, post};
+use super::{Resource, Server, TRACER, client_of, post};
 
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
@@ -24,8 +24,7 @@ pub struct OtlpGrpc {
 
 /// A collector behind HTTP.
 pub struct OtlpHttp {
-    client: http1::Client,
-    path: String,
+    server: Server,
     headers: Vec<(String, String)>,
     limit: Duration,
 }
@@ -93,15 +92,12 @@ impl OtlpHttp {
         limit: Duration,
     ) -> Result<Self, String> {
         let scheme = if secure { "https" } else { "http" };
-        let (client, path) = client_of(&format!("{scheme}://{endpoint}"))?;
-        let path = if path == "/" {
-            "/v1/traces".to_owned()
-        } else {
-            path
-        };
+        let mut server = client_of(&format!("{scheme}://{endpoint}"))?;
+        if server.path == "/" {
+            "/v1/traces".clone_into(&mut server.path);
+        }
         Ok(Self {
-            client,
-            path,
+            server,
             headers,
             limit,
         })
@@ -113,13 +109,7 @@ impl OtlpHttp {
         batch: &[Finished],
     ) -> Result<(), String> {
         let body = request(resource, batch).encode_to_vec();
-        let posting = post(
-            &self.client,
-            &self.path,
-            "application/x-protobuf",
-            &self.headers,
-            body,
-        );
+        let posting = post(&self.server, "application/x-protobuf", &self.headers, body);
         tokio::time::timeout(self.limit, posting)
             .await
             .unwrap_or_else(|_| Err("timed out".to_owned()))

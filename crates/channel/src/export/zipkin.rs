@@ -2,15 +2,11 @@
 
 use outrigger_core::json::{Numbers, Style, Value, encode};
 use outrigger_telemetry::span::{Event, Finished, Kind};
-use outrigger_wire::http1;
 
-use super::{Resource, client_of, hex, post};
+use super::{Resource, Server, client_of, hex, post};
 
 /// A Zipkin server.
-pub struct Zipkin {
-    client: http1::Client,
-    path: String,
-}
+pub struct Zipkin(Server);
 
 impl Zipkin {
     /// `url` is that of the spans collection, usually ending in `/api/v2/spans`.
@@ -18,7 +14,7 @@ impl Zipkin {
     /// # Errors
     /// When it is no URL.
     pub fn new(url: &str) -> Result<Self, String> {
-        client_of(url).map(|(client, path)| Self { client, path })
+        client_of(url).map(Self)
     }
 
     pub(super) async fn export(
@@ -28,8 +24,7 @@ impl Zipkin {
     ) -> Result<(), String> {
         let spans = Value::Array(batch.iter().map(|span| json(resource, span)).collect());
         post(
-            &self.client,
-            &self.path,
+            &self.0,
             "application/json",
             &[],
             encode(&spans, Style::Ours, Numbers::Exact),

@@ -2,6 +2,7 @@
 
 use outrigger_core::duration::parse_go;
 use outrigger_core::nearest::nearest;
+use outrigger_core::shown::shown;
 
 use super::command::{Command, FlagFault, ParseError, Parsed};
 use super::draft::Draft;
@@ -150,6 +151,8 @@ impl Parser {
             Err(Misfit::Syntax(expected)) => (expected, written.starts_with("--")),
             Err(Misfit::Value(expected)) => (expected, false),
         };
+        // A password may be what is wrong with it.
+        let value = shown(value);
         let message = format!("{value:?} is no value for {written}, expected {expected}");
         self.faults.push(FlagFault {
             flag: written.to_owned(),

@@ -213,6 +213,8 @@ fn times_and_paths_that_cannot_all_hold_are_refused_by_name() {
         assert_eq!(code, 1, "{arguments}");
         assert!(text.contains(named), "{arguments}: {text}");
     }
+    let (_, text) = refused("--app-id a --lifecycle-webhook-url=http://u:hunter2@host/x");
+    assert!(!text.contains("hunter2"), "{text}");
     let mode = options("--app-id a --mode kubernetes", &[]).lifecycle;
     assert_eq!(mode.accept_window, Duration::from_secs(3));
     assert_eq!(

@@ -1,6 +1,7 @@
 //! Subscriptions over a stream: events go out, answers come in, several at a time.
 
 use outrigger_blocks::app::Delivery;
+use outrigger_blocks::drain::Drain;
 use outrigger_blocks::pubsub::stream::Connection;
 use outrigger_channel::app::{topic_event, verdict};
 use outrigger_core::error::GrpcCode;
@@ -51,7 +52,7 @@ pub(crate) async fn serve(
         () = standing.registered() => None,
         () = reply.cancelled() => return GrpcCode::Cancelled,
         refused = refusal.refused() => Some(refused.into()),
-        () = closing(api.blocks.health.phase.clone()) => Some(closed()),
+        () = ending(api) => Some(closed()),
     };
     if let Some(status) = obstacle {
         return finish(reply, context, &status);
@@ -75,7 +76,7 @@ pub(crate) async fn serve(
         },
         // No waiting can mend it; an app that comes back is told the same until it is mended.
         refused = refusal.refused() => refused.into(),
-        () = closing(api.blocks.health.phase.clone()) => closed(),
+        () = ending(api) => closed(),
     };
     finish(reply, context, &status)
 }
@@ -168,12 +169,28 @@ fn answer(told: Told) -> runtime::SubscribeTopicEventsResponseAlpha1 {
     }
 }
 
-/// Completes when streams are to end.
-async fn closing(mut phase: watch::Receiver<Phase>) {
-    phase
-        .wait_for(|phase| matches!(phase, Phase::Lingering | Phase::Stopping))
-        .await
-        .ok();
+async fn ending(api: &Api) {
+    let blocks = &api.blocks;
+    closing(blocks.health.phase.clone(), blocks.drains.view.clone()).await;
+}
+
+/// Completes when streams are to end. A drain that may be taken back leaves them: their apps may not come a second time.
+async fn closing(mut phase: watch::Receiver<Phase>, mut drain: watch::Receiver<Option<Drain>>) {
+    loop {
+        let exits = drain.borrow_and_update().is_some_and(|drain| drain.exits);
+        match *phase.borrow_and_update() {
+            Phase::Stopping => return,
+            Phase::Lingering if exits => return,
+            _ => {}
+        }
+        let changed = tokio::select! {
+            changed = phase.changed() => changed,
+            changed = drain.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
 }
 
 /// Clients take it as a reason to connect again.

@@ -60,13 +60,17 @@ fn told(status: u16, progress: &Progress) -> Response<Body> {
         .in_flight()
         .map(|(name, count)| (name, Value::Number(count.to_string())));
     let millis = i64::try_from(progress.duration.as_millis()).unwrap_or(i64::MAX);
-    let document = Value::object([
+    let mut members = vec![
         ("phase", Value::string(progress.phase.name())),
         ("drained", Value::Bool(progress.drained)),
         ("inflight", Value::Object(in_flight.collect())),
         ("durationMs", Value::integer(millis)),
-    ]);
-    unstored(reply::structure(status, &document))
+    ];
+    members.extend(progress.busy.map(|busy| ("busy", Value::Bool(busy))));
+    let members = members
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
+    unstored(reply::structure(status, &Value::Object(members.collect())))
 }
 
 fn unstored(mut response: Response<Body>) -> Response<Body> {

@@ -189,7 +189,8 @@ fn ask(sidecar: &Sidecar, since: Duration) -> Result<Value, Failure> {
     let answer = sidecar.get(&path, PATIENCE)?;
     if answer.status == 404 && answer.error_code().as_deref() == Some("ERR_HISTORY_OFF") {
         return Err(Failure::Answer(format!(
-            "the sidecar at {sidecar} keeps no history; it does when it is started with --state-dir DIR"
+            "the sidecar at {sidecar} says: {}",
+            answer.message()
         )));
     }
     let history = answer.expected(sidecar)?;

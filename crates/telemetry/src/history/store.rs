@@ -48,16 +48,15 @@ impl Writer {
         std::fs::create_dir_all(folder)
             .map_err(|error| format!("cannot make the folder {}: {error}", folder.display()))?;
         let (reader, file) = claim(folder, app_id)?;
-        let name = reader.newest.display().to_string();
         let (sender, changes) = sync_channel(QUEUE);
         let mut keeper = Keeper {
             file,
             reader: reader.clone(),
+            has_begun: false,
             is_failing: false,
         };
-        keeper
-            .begin()
-            .map_err(|error| format!("cannot write {name}: {error}"))?;
+        let outcome = keeper.begin();
+        keeper.told(outcome);
         let thread = std::thread::Builder::new()
             .name("history".to_owned())
             .stack_size(256 * 1024)
@@ -95,6 +94,10 @@ fn claim(folder: &Path, app_id: &str) -> Result<(Reader, File), String> {
     for number in 1..=NEIGHBOURS {
         let reader = Reader::numbered(folder, app_id, number);
         let path = reader.newest.clone();
+        // Opening a pipe waits for its other end.
+        if path.exists() && !path.is_file() {
+            return Err(format!("{} is no regular file", path.display()));
+        }
         let file = OpenOptions::new()
             .create(true)
             .append(true)
@@ -118,6 +121,8 @@ fn claim(folder: &Path, app_id: &str) -> Result<(Reader, File), String> {
 struct Keeper {
     file: File,
     reader: Reader,
+    /// That this process runs has been written.
+    has_begun: bool,
     is_failing: bool,
 }
 
@@ -155,7 +160,7 @@ impl Keeper {
                             .to_owned(),
                     ),
                 );
-                self.append(&lost)?;
+                self.put(&lost)?;
                 Some(lost)
             }
             other => other.cloned(),
@@ -170,7 +175,9 @@ impl Keeper {
             begun.after = now.duration_since(before.at).ok();
             begun.from = before.to;
         }
-        self.append(&begun)
+        self.put(&begun)?;
+        self.has_begun = true;
+        Ok(())
     }
 
     /// A line that was torn by the end of the process before is closed, so that the next one stands alone.
@@ -196,7 +203,11 @@ impl Keeper {
                     self.told(outcome);
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let outcome = self.file.set_modified(SystemTime::now());
+                    let outcome = if self.has_begun {
+                        self.file.set_modified(SystemTime::now())
+                    } else {
+                        self.begin()
+                    };
                     self.told(outcome);
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -234,6 +245,13 @@ impl Keeper {
     }
 
     fn append(&mut self, change: &Change) -> io::Result<()> {
+        if !self.has_begun {
+            self.begin()?;
+        }
+        self.put(change)
+    }
+
+    fn put(&mut self, change: &Change) -> io::Result<()> {
         self.find_again()?;
         if self.file.metadata()?.len() >= MOST {
             self.next_file()?;
