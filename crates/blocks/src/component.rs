@@ -214,7 +214,16 @@ impl<T: ?Sized> Handle<T> {
     }
 
     async fn wait(&self, patience: Patience) -> Result<Arc<Instance<T>>, ApiError> {
-        let until = self.clock.now() + patience.wait;
+        let now = self.clock.now();
+        let until = now + patience.wait;
+        // Most calls of an outage: nobody can help them, and they trouble nobody.
+        let is_vain = {
+            let status = self.status.borrow();
+            status.state == State::Unavailable && !may_come(&status, Obstacle::None, now, until)
+        };
+        if is_vain {
+            return Err(self.not_ready());
+        }
         let (mut watch, mut needs) = (self.watch(), self.needs.subscribe());
         self.want();
         let _place = Waiting::begin(&self.waiters);
