@@ -10,7 +10,8 @@
     reason = "a step that fails must fail its test, and tell where"
 )]
 
-use outrigger_e2e::{Component, Plan, Sidecar, grpc, s};
+use outrigger_e2e::process::Signal;
+use outrigger_e2e::{Component, Plan, Request, Sidecar, grpc, s};
 use outrigger_proto::Message as _;
 use outrigger_proto::dapr::proto::runtime::v1::subscribe_topic_events_request_alpha1::SubscribeTopicEventsRequestType as Asked;
 use outrigger_proto::dapr::proto::runtime::v1::subscribe_topic_events_response_alpha1::SubscribeTopicEventsResponseType as Told;
@@ -114,4 +115,34 @@ async fn a_stream_waits_as_long_as_the_broker_is_away() {
     sidecar.until("bus", "unavailable", s(10)).await;
     let early = tokio::time::timeout(s(3), events.next()).await;
     assert!(early.is_err(), "{early:?}");
+}
+
+/// An app whose stream is cut comes again a few times only, and a drain may take longer than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_outlive_a_drain_that_is_taken_back_and_end_with_the_sidecar() {
+    let mut sidecar = Plan::new("orders")
+        .with(&Component::new("bus", "pubsub.in-memory"))
+        .serving()
+        .await;
+    let mut before = stream(&sidecar).await;
+    assert!(matches!(told(&mut before).await, Told::InitialResponse(_)));
+    sidecar.get("/outrigger/v1/drain").await.assert(200, "");
+    let mut meanwhile = stream(&sidecar).await;
+    let early = tokio::time::timeout(s(1), meanwhile.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    let resume = Request::new("DELETE", "/outrigger/v1/drain");
+    sidecar.call(resume).await.assert(200, "");
+    assert!(matches!(
+        told(&mut meanwhile).await,
+        Told::InitialResponse(_)
+    ));
+    sidecar.publish("bus", "new", "after").await.assert(204, "");
+    assert_eq!(event(&mut before).await, r#""after""#);
+    drop((before, meanwhile));
+    let waiting = stream(&sidecar).await;
+    sidecar.process.signal(Signal::TERM);
+    let outcome = wait::within("the end", s(10), waiting.ended()).await;
+    let unavailable = 14;
+    assert_eq!(outcome.code, unavailable, "{outcome:?}");
+    assert_eq!(sidecar.process.ended(s(10)).await.code, 0);
 }
