@@ -52,6 +52,16 @@ impl Load {
         }
     }
 
+    /// What was accepted and refused up to now, and the last answer that is neither.
+    pub fn so_far(&self) -> (usize, usize, Option<String>) {
+        let published = self
+            .published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let odd = published.odd.last().cloned();
+        (published.accepted.len(), published.refused, odd)
+    }
+
     /// Waits for the last answers.
     ///
     /// # Panics

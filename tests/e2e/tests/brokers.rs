@@ -33,16 +33,18 @@ async fn alone() -> MutexGuard<'static, ()> {
     turn
 }
 
-async fn more_traffic(app: &App, messages: usize) {
+async fn more_traffic(sidecar: &Sidecar, app: &App, load: &Load, messages: usize) {
     let before = app.count("/on/new");
-    wait::until(
-        format_args!("{messages} more messages"),
-        s(60),
-        async || {
-            let seen = app.count("/on/new") - before;
-            if seen >= messages { Ok(()) } else { Err(seen) }
-        },
-    )
+    let what = format!("{messages} more messages");
+    wait::until(what, s(120), async || {
+        let seen = app.count("/on/new") - before;
+        if seen >= messages {
+            return Ok(());
+        }
+        // Whoever fails here wants to know which side stands still.
+        let topic = sidecar.subscription("bus", "new").await;
+        Err((seen, load.so_far(), topic))
+    })
     .await;
 }
 
@@ -62,7 +64,7 @@ async fn footprint(sidecar: &Sidecar) -> (usize, u64) {
 /// One outage under load: what was accepted, and how long after the return the first delivery came.
 async fn outage(sidecar: &Sidecar, app: &App, rabbit: &RabbitServer, round: usize) -> Round {
     let load = Load::start(&format!("round{round}"), sidecar.ports.http);
-    more_traffic(app, 1_000).await;
+    more_traffic(sidecar, app, &load, 1_000).await;
     rabbit.kill().await;
     rabbit.start().await;
     let back = Instant::now();
@@ -73,7 +75,7 @@ async fn outage(sidecar: &Sidecar, app: &App, rabbit: &RabbitServer, round: usiz
             .map(|asked| asked.at - back)
     })
     .await;
-    more_traffic(app, 1_000).await;
+    more_traffic(sidecar, app, &load, 1_000).await;
     let published = load.stop().await;
     assert!(published.odd.is_empty(), "{:?}", &published.odd[..1]);
     Round {
@@ -161,11 +163,11 @@ async fn a_cluster_that_loses_the_node_we_are_connected_to_costs_no_message() {
     }
     // Three nodes that all write to one disk.
     let load = Load::at_most("id", sidecar.ports.http, 100);
-    more_traffic(&app, 300).await;
+    more_traffic(&sidecar, &app, &load, 300).await;
     // Hosts are tried in their order, so this is the one; its queues are led there, too.
     cluster.nodes[0].kill().await;
     let died = Instant::now();
-    let (ready, first) = wait::until("a delivery through another node", s(20), async || {
+    let (ready, first) = wait::until("a delivery through another node", s(100), async || {
         let state = sidecar.component("bus").await["state"].clone();
         let ready = died.elapsed();
         let received = app.received();
@@ -173,11 +175,15 @@ async fn a_cluster_that_loses_the_node_we_are_connected_to_costs_no_message() {
         let fresh = last.filter(|asked| asked.at > died + ms(500));
         match fresh {
             Some(asked) if state == "ready" => Ok((ready, asked.at - died)),
-            _ => Err(state),
+            _ => Err((
+                state,
+                load.so_far(),
+                sidecar.subscription("bus", "new").await,
+            )),
         }
     })
     .await;
-    more_traffic(&app, 300).await;
+    more_traffic(&sidecar, &app, &load, 300).await;
     let published = load.stop().await;
     let deliveries = everything_arrives(&app, &published.accepted).await;
     figure(
