@@ -8,10 +8,15 @@
 //! nobody waits for somebody else's confirmation. What was declared is remembered per channel, because whatever closes a
 //! channel may have taken the exchange with it. The broker refuses by closing the channel, and does not say whose message
 //! it meant; where topics share a channel, each message is then sent once more on one of its own.
+//!
+//! A nack means that a queue did not take the message. After a node of a cluster died, a broker may go on like that for
+//! as long as the channel lives, because it asks the dead node about the queue (seen with quorum queues of RabbitMQ 3.10). So
+//! a channel is replaced after a nack, and messages that come right after connecting are tried again.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,6 +26,7 @@ use lapin::types::ShortString;
 use lapin::{Channel, Confirmation};
 use outrigger_component_api::{ComponentError, Publish, Scope};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::error;
 use crate::link::{Link, to_the_end};
@@ -38,6 +44,19 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(30);
 const BLOCKED_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a closed channel is replaced for one message.
 const REPLACEMENTS: u32 = 3;
+/// A queue whose leader died has another one by then.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
+/// Before a nacked message is tried once more, as long as nothing has settled.
+const PAUSES: [Duration; 6] = [
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1_600),
+];
+/// A nack does not replace channels that are younger: a queue that is full nacks everything.
+const NACKED_AFTER: Duration = Duration::from_secs(1);
 /// Channels that are open for one message each.
 const APART: usize = 16;
 /// Topics that are remembered; beyond that, all is forgotten and learned again.
@@ -53,6 +72,7 @@ pub(crate) struct Publisher {
     /// Topics that the broker refused on a channel of their own. They keep away from the lanes until it takes them.
     refused: Mutex<HashSet<ShortString>>,
     apart: Arc<Semaphore>,
+    since: Instant,
 }
 
 /// One channel of the pool, and its successor when it is closed.
@@ -67,6 +87,9 @@ struct Live {
     /// Held while one message is numbered and queued: confirmations name messages by number.
     order: Mutex<()>,
     declared: Mutex<HashMap<ShortString, Arc<OnceCell<()>>>>,
+    since: Instant,
+    /// A message was confirmed.
+    has_taken: AtomicBool,
 }
 
 /// Why a message was not confirmed.
@@ -77,6 +100,8 @@ enum Failure {
     NoExchange(Arc<Live>, ComponentError),
     /// The channel was closed because of something else that was sent on it.
     Refused(Arc<Live>, ComponentError),
+    /// A queue did not take the message.
+    Nacked(Arc<Live>),
     Final(ComponentError),
 }
 
@@ -94,6 +119,7 @@ impl Publisher {
             routes: Mutex::default(),
             refused: Mutex::default(),
             apart: Arc::new(Semaphore::new(APART)),
+            since: Instant::now(),
         }
     }
 
@@ -107,6 +133,7 @@ impl Publisher {
         tokio::time::timeout(CONFIRMED_WITHIN, self.deliver(lane, &message))
             .await
             .unwrap_or_else(|_| {
+                lane.renew(CONFIRMED_WITHIN);
                 Err(ComponentError::timeout(format!(
                     "publishing to `{}`: no confirmation within {CONFIRMED_WITHIN:?}",
                     message.exchange
@@ -135,6 +162,7 @@ impl Publisher {
     async fn deliver(&self, lane: &Lane, message: &Outgoing) -> Result<(), ComponentError> {
         let mut replacements = 0;
         let mut declared_again = false;
+        let mut pauses = PAUSES.iter();
         loop {
             if self.link.is_blocked() {
                 return Err(blocked());
@@ -152,6 +180,17 @@ impl Publisher {
                     declared_again = true;
                     lane.retire(&live);
                 }
+                Err(Failure::Nacked(live)) if self.is_settling(&live) => {
+                    lane.retire(&live);
+                    let Some(pause) = pauses.next() else {
+                        return Err(Failure::Nacked(live).told(&message.exchange));
+                    };
+                    tokio::time::sleep(*pause).await;
+                }
+                Err(failure @ Failure::Nacked(_)) => {
+                    lane.renew(NACKED_AFTER);
+                    return Err(failure.told(&message.exchange));
+                }
                 // Others keep closing it.
                 Err(Failure::NotSent(_)) => return self.deliver_apart(message).await,
                 Err(Failure::NoExchange(live, _) | Failure::Refused(live, _))
@@ -162,6 +201,11 @@ impl Publisher {
                 Err(failure) => return Err(failure.told(&message.exchange)),
             }
         }
+    }
+
+    /// A nack says more about the broker's state than about the message.
+    fn is_settling(&self, live: &Live) -> bool {
+        !live.has_taken.load(Ordering::Relaxed) && self.since.elapsed() < SETTLED_AFTER
     }
 
     /// Sends one message on a channel of its own.
@@ -236,11 +280,11 @@ impl Publisher {
             }
         };
         match told {
-            Ok(Confirmation::Ack(_) | Confirmation::NotRequested) => Ok(()),
-            Ok(Confirmation::Nack(_)) => Err(Failure::Final(ComponentError::failed(format!(
-                "publishing to `{}`: the broker did not take the message",
-                message.exchange
-            )))),
+            Ok(Confirmation::Ack(_) | Confirmation::NotRequested) => {
+                live.has_taken.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(Confirmation::Nack(_)) => Err(Failure::Nacked(live)),
             Err(Unsent(None)) => Err(Failure::NotSent(live)),
             Err(Unsent(Some(cause))) => {
                 let doing = format!("publishing to `{}`", message.exchange);
@@ -287,6 +331,8 @@ impl Publisher {
             channel: opened.await?,
             order: Mutex::default(),
             declared: Mutex::default(),
+            since: Instant::now(),
+            has_taken: AtomicBool::new(false),
         }))
     }
 
@@ -328,6 +374,14 @@ impl Lane {
             *live = Arc::default();
         }
     }
+
+    /// The same if the channel is at least so old. What is under way on it is still waited for.
+    fn renew(&self, age: Duration) {
+        let mut live = lock(&self.live);
+        if live.get().is_some_and(|live| live.since.elapsed() >= age) {
+            *live = Arc::default();
+        }
+    }
 }
 
 impl Live {
@@ -342,6 +396,9 @@ impl Failure {
         match self {
             Self::NotSent(_) => ComponentError::failed(format!(
                 "publishing to `{topic}`: the broker keeps closing the channel"
+            )),
+            Self::Nacked(_) => ComponentError::failed(format!(
+                "publishing to `{topic}`: the broker did not take the message"
             )),
             Self::NoExchange(_, error) | Self::Refused(_, error) | Self::Final(error) => error,
         }

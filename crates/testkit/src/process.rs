@@ -198,6 +198,8 @@ impl Drop for Process {
         }
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(child) = child {
+            // Nobody else may wait for ever for what could not be recognized.
+            child.kill().ok();
             child.wait().ok();
         }
         // Nothing is left for the guard to do.

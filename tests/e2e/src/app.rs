@@ -280,6 +280,15 @@ impl App {
         cuts.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// When a path was asked for last.
+    pub fn last(&self, path: &str) -> Option<Instant> {
+        let received = self.received();
+        let mut latest = received.iter().rev();
+        latest
+            .find(|asked| asked.path == path)
+            .map(|asked| asked.at)
+    }
+
     /// How often a path was asked for.
     pub fn count(&self, path: &str) -> usize {
         self.received()

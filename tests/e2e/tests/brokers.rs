@@ -69,10 +69,9 @@ async fn outage(sidecar: &Sidecar, app: &App, rabbit: &RabbitServer, round: usiz
     rabbit.start().await;
     let back = Instant::now();
     let recovered = wait::until("a delivery", s(12), async || {
-        let received = app.received();
-        let last = received.iter().rev().find(|asked| asked.path == "/on/new");
-        last.filter(|asked| asked.at > back)
-            .map(|asked| asked.at - back)
+        app.last("/on/new")
+            .filter(|at| *at > back)
+            .map(|at| at - back)
     })
     .await;
     more_traffic(sidecar, app, &load, 1_000).await;
@@ -170,11 +169,9 @@ async fn a_cluster_that_loses_the_node_we_are_connected_to_costs_no_message() {
     let (ready, first) = wait::until("a delivery through another node", s(100), async || {
         let state = sidecar.component("bus").await["state"].clone();
         let ready = died.elapsed();
-        let received = app.received();
-        let last = received.iter().rev().find(|asked| asked.path == "/on/new");
-        let fresh = last.filter(|asked| asked.at > died + ms(500));
+        let fresh = app.last("/on/new").filter(|at| *at > died + ms(500));
         match fresh {
-            Some(asked) if state == "ready" => Ok((ready, asked.at - died)),
+            Some(at) if state == "ready" => Ok((ready, at - died)),
             _ => Err((
                 state,
                 load.so_far(),

@@ -1,11 +1,12 @@
 //! Publishing: what is on the wire, what counts as success, and that topics do not hurt each other.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lapin::options::ExchangeDeleteOptions;
+use lapin::options::{ExchangeDeleteOptions, QueuePurgeOptions};
 use lapin::types::AMQPValue;
 use lapin::{BasicProperties, ExchangeKind};
 use outrigger_component_api::{Class, ErrorKind, Scope};
@@ -226,6 +227,73 @@ async fn a_message_that_the_broker_does_not_take_is_an_error() {
     assert!(refused.message.contains("did not take"), "{refused}");
     let mut consumer = client.consume(&queue).await;
     assert_eq!(texts(&mut consumer, 1).await, ["fits"]);
+    pubsub.close().await;
+}
+
+/// A queue for which there is room for one message, and nobody's thanks for another.
+async fn full_queue(client: &Client, topic: &str) -> String {
+    let queue = unique("full");
+    let arguments = table([
+        ("x-max-length", AMQPValue::LongInt(1)),
+        ("x-overflow", text("reject-publish")),
+    ]);
+    client.queue(&queue, topic, arguments).await;
+    queue
+}
+
+/// As a cluster does that has just lost a node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_not_taken_right_after_connecting_is_tried_again() {
+    let topic = unique("settling");
+    let earlier = shared([KEPT]).await;
+    publish(&earlier, &topic, &["first"]).await;
+    let client = Client::shared().await;
+    let queue = full_queue(&client, &topic).await;
+    publish(&earlier, &topic, &["fits"]).await;
+
+    let pubsub = shared([KEPT]).await;
+    let mut publishing = Box::pin(pubsub.publish(message(&topic, "waits")));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut publishing).await;
+    assert!(early.is_err(), "{early:?}");
+    let options = QueuePurgeOptions::default();
+    let purged = client.channel.queue_purge(queue.as_str().into(), options);
+    assert_eq!(purged.await.unwrap(), 1);
+    let published = wait::within("room for the message", SOON, publishing).await;
+    published.unwrap();
+    let mut consumer = client.consume(&queue).await;
+    assert_eq!(texts(&mut consumer, 1).await, ["waits"]);
+    earlier.close().await;
+    pubsub.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_on_which_the_broker_takes_nothing_is_replaced() {
+    let server = RabbitServer::launch(Rabbit::default()).await;
+    let topic = unique("stuck");
+    let pubsub = Opened::ready(&opener(&server.url(), [KEPT])).await;
+    publish(&pubsub, &topic, &["first"]).await;
+    let client = Client::at(&server).await;
+    full_queue(&client, &topic).await;
+    publish(&pubsub, &topic, &["fits"]).await;
+    let channels = || async {
+        let listed = server.control(&["list_channels", "--quiet", "pid"]).await;
+        let pids = listed.lines().filter(|line| line.starts_with('<'));
+        pids.map(str::to_owned).collect::<BTreeSet<String>>()
+    };
+    // The publisher's and the client's.
+    let before = channels().await;
+    assert_eq!(before.len(), 2, "{before:?}");
+    wait::until("another channel", SOON, async || {
+        let refused = pubsub.publish(message(&topic, "too much")).await;
+        assert_eq!(refused.unwrap_err().kind, ErrorKind::Failed);
+        let after = channels().await;
+        if after.len() == 2 && after != before {
+            Ok(())
+        } else {
+            Err(after)
+        }
+    })
+    .await;
     pubsub.close().await;
 }
 

@@ -133,12 +133,10 @@ impl RabbitServer {
     /// # Panics
     /// When it fails.
     pub async fn control(&self, arguments: &[&str]) -> String {
-        let mut command = self.process.command("rabbitmqctl");
-        command.args(arguments);
-        let run = tokio::task::spawn_blocking(move || command.output());
+        let mut command: tokio::process::Command = self.process.command("rabbitmqctl").into();
+        let run = command.args(arguments).kill_on_drop(true).output();
         let output = wait::within("rabbitmqctl", Duration::from_secs(60), run)
             .await
-            .expect("running a command does not panic")
             .unwrap_or_else(|error| panic!("`rabbitmqctl` did not start ({error}): {INSTALL}"));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
