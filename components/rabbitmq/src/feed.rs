@@ -250,6 +250,13 @@ impl Feed {
         } else {
             // The broker may still send, and may cancel late; nobody listens until the pause ends.
             self.consumer = Some(consumer);
+            if self.link.is_alive() {
+                warn!(
+                    component = %self.desk.settings.component,
+                    queue = %self.plan.queue.name,
+                    "the broker does not answer: what is acknowledged from now on may be delivered again"
+                );
+            }
         }
     }
 

@@ -109,7 +109,7 @@ async fn an_optional_component_counts_for_nothing_however_it_is_annotated_and_re
         .with(&required(&away).ignore_errors())
         .flag("--readiness-requires=required")
         .flag("--component-init-mode=strict")
-        .flag("--component-init-deadline=1ms");
+        .flag("--component-init-deadline=1s");
     let mut sidecar = settled(plan).await;
     sidecar.until("away", "unavailable", s(5)).await;
     assert_eq!(sidecar.get(READY).await.status, 204);
@@ -120,6 +120,11 @@ async fn an_optional_component_counts_for_nothing_however_it_is_annotated_and_re
     assert_eq!(counted.status, 500);
     let answer = sidecar.get(left_out).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
+    wait::until("the time after the deadline", s(5), async || {
+        let status = sidecar.get("/outrigger/v1/status").await.json();
+        status["uptimeMs"].as_u64() > Some(1_500)
+    })
+    .await;
     sidecar.process.assert_alive();
 }
 
