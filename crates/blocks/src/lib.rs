@@ -116,4 +116,6 @@ pub enum StopRequest {
     AppGone,
     /// So is the network.
     NetworkLost,
+    /// This part of the sidecar failed by a fault of ours.
+    Broken(&'static str),
 }

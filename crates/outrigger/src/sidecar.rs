@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_config::Options;
 use outrigger_config::flags::{self, AppRestart, AppStart, Command, Parsed};
-use outrigger_sidecar::{Companion, Start, Versions};
+use outrigger_sidecar::{BUG, Companion, Start, Versions};
 
 use crate::catalog::catalog;
 use crate::{print, wait};
@@ -14,8 +14,6 @@ use crate::{print, wait};
 /// The release of Dapr whose API and behaviour this is.
 const DAPR: &str = "1.18.2";
 
-/// A fault of our own: whoever looks after the process starts another one.
-const BUG: u8 = 70;
 /// The usual value of `--app-stop-timeout`.
 const APP_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// What tasks still run when everything is over gets this long.

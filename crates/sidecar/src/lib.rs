@@ -29,10 +29,11 @@ mod signals;
 mod subscriptions;
 mod summary;
 mod telemetry;
+mod vital;
 mod watch;
 
 pub use companion::Companion;
 pub use components::compile_rule;
 pub use files::{Unreadable, read_configuration, read_resources};
-
+pub use life::BUG;
 pub use sidecar::{Start, Versions, run};

@@ -41,6 +41,8 @@ const END_LIMIT: Duration = Duration::from_millis(4_500);
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// The exit code of a process that is to be started again elsewhere.
 const NETWORK_LOST: u8 = 75;
+/// A fault of our own: whoever looks after the process starts another one.
+pub const BUG: u8 = 70;
 
 /// Numbers of the way up and down.
 #[derive(Clone, Copy, Debug)]
@@ -263,6 +265,13 @@ impl Life {
                     };
                     return (lost, Outcome::Clean);
                 }
+                Woken::Asked(StopRequest::Broken(part)) => End {
+                    code: BUG,
+                    fatal: Some(format!(
+                        "{part} failed by a fault of our own; what went wrong stands on stderr"
+                    )),
+                    ..End::new(Cause::Fatal)
+                },
                 Woken::Fatal(why) => End {
                     code: 1,
                     fatal: Some(why),

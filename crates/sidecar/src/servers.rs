@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_blocks::Blocks;
+use outrigger_blocks::{Blocks, StopRequest};
 use outrigger_config::Options;
 use outrigger_core::Body;
 use outrigger_lifecycle::Scope;
@@ -12,8 +12,10 @@ use outrigger_wire::grpc::{self, ServerSettings as GrpcSettings};
 use outrigger_wire::http1::{self, ServerSettings};
 use outrigger_wire::http2;
 use outrigger_wire::listen::{Listener, accept_loop};
+use tokio::sync::mpsc;
 
 use crate::listeners::Listeners;
+use crate::vital::vital;
 
 /// What serves them.
 pub(crate) struct Apis {
@@ -30,6 +32,8 @@ pub(crate) struct Servers {
     calls: Scope,
     /// Metrics and profiling, which outlive them.
     telling: Scope,
+    /// Where a listener that fails asks for the end.
+    end: mpsc::Sender<StopRequest>,
 }
 
 /// Idle peers are told to go on elsewhere when we stop; what is running has this long.
@@ -37,8 +41,14 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 
 impl Servers {
     /// Starts accepting.
-    pub(crate) fn start(listeners: Listeners, apis: Apis, options: &Options) -> Self {
+    pub(crate) fn start(
+        listeners: Listeners,
+        apis: Apis,
+        options: &Options,
+        end: mpsc::Sender<StopRequest>,
+    ) -> Self {
         let servers = Self {
+            end,
             calls: Scope::root(),
             telling: Scope::root(),
         };
@@ -153,9 +163,10 @@ impl Servers {
     {
         let settings = Arc::new(settings);
         let connections = scope.clone();
+        let end = self.end.clone();
         scope.spawn("http.accept", move |stop| {
             let stopping = stop.clone();
-            accept_loop(listener, stop, connections, move |connection, peer| {
+            let accepting = accept_loop(listener, stop, connections, move |connection, peer| {
                 let (settings, stop, handler) =
                     (settings.clone(), stopping.clone(), handler.clone());
                 async move {
@@ -164,7 +175,8 @@ impl Servers {
                     })
                     .await
                 }
-            })
+            });
+            vital("http.accept", end, accepting)
         });
     }
 
@@ -174,13 +186,15 @@ impl Servers {
         F: Future<Output = ()> + Send + 'static,
     {
         let connections = self.calls.clone();
+        let end = self.end.clone();
         self.calls.spawn("grpc.accept", move |stop| {
             let stopping = stop.clone();
             let calls = connections.clone();
-            accept_loop(listener, stop, connections, move |connection, _| {
+            let accepting = accept_loop(listener, stop, connections, move |connection, _| {
                 let (stop, handler, calls) = (stopping.clone(), handler.clone(), calls.clone());
                 async move { grpc::serve(connection, settings, &stop, &calls, handler).await }
-            })
+            });
+            vital("grpc.accept", end, accepting)
         });
     }
 

@@ -52,6 +52,7 @@ use crate::reload::Resources;
 use crate::servers::{Apis, Servers};
 use crate::signals::Signals;
 use crate::subscriptions::Wanted;
+use crate::vital::vital;
 use crate::watch::{Seen, Watched, run as watch_files};
 use crate::{absence, app, components, events, host, listeners, network, telemetry};
 
@@ -288,6 +289,7 @@ impl Assembly {
         let invoke = Arc::new(self.invoke(app.as_ref(), &watches, &peers, &endpoints));
         let names = self.names(&shared, &invoke, ports);
         self.watch(app.as_ref(), &gate_seen, &stop);
+        let end = stop.clone();
         let blocks = Arc::new(self.blocks(Parts {
             registry: &registry,
             app: app.as_ref(),
@@ -314,7 +316,7 @@ impl Assembly {
             telling: self.telling.clone(),
             told: self.told.clone(),
         };
-        let servers = Servers::start(listeners, apis, options);
+        let servers = Servers::start(listeners, apis, options, end.clone());
         info!(target: SCOPE, "HTTP server is running on port {}", ports.http);
         info!(target: SCOPE, "API gRPC server is running on port {}", ports.grpc);
         info!(target: SCOPE, "Internal gRPC server is running on :{}", ports.internal);
@@ -364,14 +366,16 @@ impl Assembly {
                 state: gate,
                 resiliency: self.resiliency.clone(),
             };
-            self.scope.spawn("app.gate", |stop| keeper.run(stop));
+            self.scope.spawn("app.gate", |stop| {
+                vital("app.gate", end.clone(), keeper.run(stop))
+            });
         }
         let watched = resources.watched.clone();
         let resources = Arc::new(Mutex::new(resources));
         if self.configuration.features.is_enabled(Features::HOT_RELOAD) && !watched.is_empty() {
             let changing = resources.clone();
             self.scope.spawn("resources.watch", move |stop| {
-                watch_files(changing, watched, stop)
+                vital("resources.watch", end, watch_files(changing, watched, stop))
             });
         }
         let phases = Arc::new(phases);
@@ -438,7 +442,9 @@ impl Assembly {
             metrics: self.metrics.clone(),
             end: chosen.exit_on_network_loss.then(|| stop.clone()),
         };
-        self.scope.spawn("network", |stop| network.run(stop));
+        self.scope.spawn("network", |gone| {
+            vital("network", stop.clone(), network.run(gone))
+        });
         match (chosen.exit_when_app_exits, app) {
             (Some(limit), Some(app)) => {
                 let watcher = absence::Watcher {
@@ -448,7 +454,9 @@ impl Assembly {
                     clock: self.clock,
                     end: stop.clone(),
                 };
-                self.scope.spawn("app.absence", |stop| watcher.run(stop));
+                self.scope.spawn("app.absence", |gone| {
+                    vital("app.absence", stop.clone(), watcher.run(gone))
+                });
             }
             (Some(_), None) => {
                 warn!(target: SCOPE, "--exit-when-app-exits has no effect without --app-port")
