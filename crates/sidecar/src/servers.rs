@@ -163,10 +163,9 @@ impl Servers {
     {
         let settings = Arc::new(settings);
         let connections = scope.clone();
-        let end = self.end.clone();
-        scope.spawn("http.accept", move |stop| {
+        vital(scope, "http.accept", &self.end, move |stop| {
             let stopping = stop.clone();
-            let accepting = accept_loop(listener, stop, connections, move |connection, peer| {
+            accept_loop(listener, stop, connections, move |connection, peer| {
                 let (settings, stop, handler) =
                     (settings.clone(), stopping.clone(), handler.clone());
                 async move {
@@ -175,8 +174,7 @@ impl Servers {
                     })
                     .await
                 }
-            });
-            vital("http.accept", end, accepting)
+            })
         });
     }
 
@@ -186,15 +184,13 @@ impl Servers {
         F: Future<Output = ()> + Send + 'static,
     {
         let connections = self.calls.clone();
-        let end = self.end.clone();
-        self.calls.spawn("grpc.accept", move |stop| {
+        vital(&self.calls, "grpc.accept", &self.end, move |stop| {
             let stopping = stop.clone();
             let calls = connections.clone();
-            let accepting = accept_loop(listener, stop, connections, move |connection, _| {
+            accept_loop(listener, stop, connections, move |connection, _| {
                 let (stop, handler, calls) = (stopping.clone(), handler.clone(), calls.clone());
                 async move { grpc::serve(connection, settings, &stop, &calls, handler).await }
-            });
-            vital("grpc.accept", end, accepting)
+            })
         });
     }
 

@@ -366,16 +366,14 @@ impl Assembly {
                 state: gate,
                 resiliency: self.resiliency.clone(),
             };
-            self.scope.spawn("app.gate", |stop| {
-                vital("app.gate", end.clone(), keeper.run(stop))
-            });
+            vital(&self.scope, "app.gate", &end, |stop| keeper.run(stop));
         }
         let watched = resources.watched.clone();
         let resources = Arc::new(Mutex::new(resources));
         if self.configuration.features.is_enabled(Features::HOT_RELOAD) && !watched.is_empty() {
             let changing = resources.clone();
-            self.scope.spawn("resources.watch", move |stop| {
-                vital("resources.watch", end, watch_files(changing, watched, stop))
+            vital(&self.scope, "resources.watch", &end, |stop| {
+                watch_files(changing, watched, stop)
             });
         }
         let phases = Arc::new(phases);
@@ -442,9 +440,7 @@ impl Assembly {
             metrics: self.metrics.clone(),
             end: chosen.exit_on_network_loss.then(|| stop.clone()),
         };
-        self.scope.spawn("network", |gone| {
-            vital("network", stop.clone(), network.run(gone))
-        });
+        vital(&self.scope, "network", stop, |gone| network.run(gone));
         match (chosen.exit_when_app_exits, app) {
             (Some(limit), Some(app)) => {
                 let watcher = absence::Watcher {
@@ -454,9 +450,7 @@ impl Assembly {
                     clock: self.clock,
                     end: stop.clone(),
                 };
-                self.scope.spawn("app.absence", |gone| {
-                    vital("app.absence", stop.clone(), watcher.run(gone))
-                });
+                vital(&self.scope, "app.absence", stop, |gone| watcher.run(gone));
             }
             (Some(_), None) => {
                 warn!(target: SCOPE, "--exit-when-app-exits has no effect without --app-port")

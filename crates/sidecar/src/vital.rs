@@ -8,18 +8,28 @@ use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt as _;
 use outrigger_blocks::StopRequest;
+use outrigger_lifecycle::{Scope, Stop};
 use tokio::sync::mpsc;
 
-/// Does `work`; if that panics, asks for the end.
-pub(crate) async fn vital(
+/// Starts a task; if it panics, it asks for the end.
+pub(crate) fn vital<T>(
+    scope: &Scope,
     part: &'static str,
-    end: mpsc::Sender<StopRequest>,
-    work: impl Future<Output = ()>,
-) {
-    // Nothing of it is used after a panic, whose own words are on stderr already.
-    if AssertUnwindSafe(work).catch_unwind().await.is_err() {
-        end.send(StopRequest::Broken(part)).await.ok();
-    }
+    end: &mpsc::Sender<StopRequest>,
+    task: impl FnOnce(Stop) -> T,
+) where
+    T: Future<Output = ()> + Send + 'static,
+{
+    let end = end.clone();
+    scope.spawn(part, |stop| {
+        // Nothing of it is used after a panic, whose own words are on stderr already.
+        let task = AssertUnwindSafe(task(stop)).catch_unwind();
+        async move {
+            if task.await.is_err() {
+                end.send(StopRequest::Broken(part)).await.ok();
+            }
+        }
+    });
 }
 
 #[cfg(test)]
@@ -29,9 +39,15 @@ mod tests {
     #[tokio::test]
     async fn only_a_panic_of_a_vital_part_asks_for_the_end() {
         let (end, mut asked) = mpsc::channel(1);
-        vital("quiet", end.clone(), async {}).await;
-        assert!(asked.try_recv().is_err());
-        vital("loud", end, async { panic!("on purpose") }).await;
-        assert!(matches!(asked.try_recv(), Ok(StopRequest::Broken("loud"))));
+        let scope = Scope::root();
+        vital(&scope, "quiet", &end, |_| async {});
+        vital(&scope, "loud", &end, |_| async { panic!("on purpose") });
+        drop(end);
+        let told = asked.recv().await;
+        assert!(
+            matches!(told, Some(StopRequest::Broken("loud"))),
+            "{told:?}"
+        );
+        assert!(asked.recv().await.is_none());
     }
 }
