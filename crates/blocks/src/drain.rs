@@ -166,12 +166,25 @@ fn is_final() -> ApiError {
     )
 }
 
+fn taken_back() -> ApiError {
+    ApiError::legacy(
+        409,
+        GrpcCode::Aborted,
+        "ERR_DRAIN_RESUMED",
+        "common",
+        "the drain was taken back: the sidecar works on".to_owned(),
+    )
+}
+
 impl Blocks {
     /// Begins a drain, or joins the one under way, and waits for it.
     ///
+    /// # Errors
+    /// When it is taken back while it is waited for.
+    ///
     /// # Cancel safety
     /// May be dropped; the drain goes on.
-    pub async fn drain(&self, wait: Wait, cause: Cause) -> Progress {
+    pub async fn drain(&self, wait: Wait, cause: Cause) -> Result<Progress, ApiError> {
         let mut view = self.drains.view.clone();
         // One that a hook began becomes that of whoever asks for it himself.
         let is_news = view
@@ -184,11 +197,14 @@ impl Blocks {
             tokio::time::timeout(ANSWER_LIMIT, begun).await.ok();
         }
         if let Some(limit) = wait {
-            // A drain that was taken back is waited for no longer.
             let done = view.wait_for(|drain| drain.is_none_or(|drain| drain.drained));
-            tokio::time::timeout(limit, done).await.ok();
+            if let Ok(Ok(seen)) = tokio::time::timeout(limit, done).await
+                && seen.is_none()
+            {
+                return Err(taken_back());
+            }
         }
-        self.progress()
+        Ok(self.progress())
     }
 
     /// Takes a drain back; without one nothing changes.

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use outrigger_core::secret::redact_urls;
+use outrigger_core::shown::clean;
 
 /// How much a diagnostic weighs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -293,7 +293,7 @@ pub fn shown(name: &str, value: &str) -> Option<String> {
         return None;
     }
     const LONGEST: usize = 80;
-    let mut text = redact_urls(value);
+    let mut text = clean(value);
     if let Some((cut, _)) = text.char_indices().nth(LONGEST) {
         text.truncate(cut);
         text.push_str("...");
@@ -403,6 +403,8 @@ mod tests {
             shown("host", "amqp://u:hunter2@h").as_deref(),
             Some("amqp://u:***@h")
         );
+        let hosts = shown("redisHost", "h:26379?password=hunter2").unwrap();
+        assert!(!hosts.contains("hunter2"), "{hosts}");
         assert_eq!(shown("cert", "-----BEGIN X-----"), None);
         assert_eq!(shown("timeout", "5 sec").as_deref(), Some("5 sec"));
         assert_eq!(

@@ -71,7 +71,7 @@ fn redact_words(text: &str) -> String {
         let (head, word) = before.split_at(start);
         out.push_str(head);
         match word.split_once(':') {
-            Some((user, password)) if !user.is_empty() && !password.is_empty() => {
+            Some((user, password)) if !password.is_empty() => {
                 out.push_str(user);
                 out.push_str(":***");
             }
@@ -103,6 +103,10 @@ mod tests {
         assert_eq!(
             redact_urls("connecting to [usr:Top@h:1]:6379: lookup usr:Top@h, ask a@b or t:x"),
             "connecting to [usr:***@h:1]:6379: lookup usr:***@h, ask a@b or t:x"
+        );
+        assert_eq!(
+            redact_urls("lookup :Top@h: no such host"),
+            "lookup :***@h: no such host"
         );
     }
 

@@ -25,13 +25,18 @@ const SCHEMES: [&str; 2] = ["bearer ", "basic "];
 
 /// What is left of a message for those who may read it.
 pub fn shown(message: &str) -> String {
-    let clean = without_schemes(&without_pairs(&redact_urls(message)));
+    let clean = clean(message);
     if clean.chars().count() <= LONGEST {
         return clean;
     }
     let mut cut: String = clean.chars().take(LONGEST - 1).collect();
     cut.push('…');
     cut
+}
+
+/// The whole of a message, without credentials.
+pub fn clean(message: &str) -> String {
+    without_schemes(&without_pairs(&redact_urls(message)))
 }
 
 /// Hides the value of every `password=value` and `"password":"value"`.

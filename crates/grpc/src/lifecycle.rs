@@ -61,7 +61,10 @@ async fn drain(exchange: &mut Exchange, blocks: &Blocks) -> Result<DrainResponse
             })?,
     };
     let wait = (!request.no_wait).then_some(limit);
-    Ok(told(&blocks.drain(wait, Cause::Drain).await))
+    let drained = blocks.drain(wait, Cause::Drain).await;
+    drained
+        .map(|progress| told(&progress))
+        .map_err(|error| Status::from(&error))
 }
 
 fn duration(span: &Span) -> Option<Duration> {

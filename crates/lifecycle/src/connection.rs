@@ -14,6 +14,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use outrigger_core::shown::clean;
 use outrigger_policy::{Backoff, Moment};
 
 /// What kind of obstacle an error is; decides how soon another attempt makes sense.
@@ -58,10 +59,11 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub fn new(class: Class, message: impl Into<String>) -> Self {
+    /// Everybody may read what is kept of the message: credentials in it are hidden.
+    pub fn new(class: Class, message: impl AsRef<str>) -> Self {
         Self {
             class,
-            message: message.into(),
+            message: clean(message.as_ref()),
         }
     }
 }
@@ -254,6 +256,8 @@ pub struct Machine {
     pinging: bool,
     told_at: Option<Moment>,
     told_class: Option<Class>,
+    /// Failed attempts of one pace: whoever turns us away is another obstacle than whoever is not there.
+    alike: u32,
 }
 
 impl Machine {
@@ -278,6 +282,7 @@ impl Machine {
             pinging: false,
             told_at: None,
             told_class: None,
+            alike: 0,
         }
     }
 
@@ -459,7 +464,13 @@ impl Machine {
         } else {
             self.timing.slow
         };
-        let delay = backoff.delay(self.status.attempt, dice);
+        let was_fast = self.status.failure.as_ref();
+        let was_fast = was_fast.is_none_or(|before| before.class.is_fast());
+        if was_fast != failure.class.is_fast() {
+            self.alike = 0;
+        }
+        self.alike = self.alike.saturating_add(1).min(self.status.attempt);
+        let delay = backoff.delay(self.alike, dice);
         self.wait(failure, delay, now)
     }
 
@@ -653,6 +664,36 @@ mod tests {
             lines as u64 <= minutes + 2,
             "{lines} lines in {minutes} minutes"
         );
+    }
+
+    #[test]
+    fn a_login_that_is_refused_after_a_long_outage_is_tried_again_within_five_seconds() {
+        let mut machine = machine();
+        machine.on(Event::DependenciesReady, at(0), 1.0);
+        let mut now = at(0);
+        let mut fail = |class, expected: Option<u64>| {
+            machine.on(Event::Attempted(Err(Failure::new(class, "x"))), now, 1.0);
+            let next = machine.wake_at().unwrap();
+            let delay = next.since(now);
+            assert!(
+                expected.is_none_or(|seconds| delay == Duration::from_secs(seconds)),
+                "{delay:?}"
+            );
+            now = next;
+            machine.on(Event::Due, now, 1.0);
+        };
+        for _ in 0..8 {
+            fail(Class::Transient, None);
+        }
+        for seconds in [5, 10, 20] {
+            fail(Class::Auth, Some(seconds));
+        }
+    }
+
+    #[test]
+    fn no_failure_keeps_a_password() {
+        let failure = Failure::new(Class::Transient, "file:/x.db?password=Top: no such file");
+        assert!(!failure.message.contains("Top"), "{}", failure.message);
     }
 
     #[test]

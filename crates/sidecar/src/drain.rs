@@ -65,6 +65,8 @@ pub(crate) struct WayDown {
     asking: Asking,
     question: Working<(Moment, Answer)>,
     ask_at: Moment,
+    /// Why the log was told that the app does not say whether it is busy.
+    busy_told: String,
     port: Working<bool>,
     try_at: Moment,
     refused: u32,
@@ -112,6 +114,7 @@ impl WayDown {
             asking: Asking::new(sight.asks_busy),
             question: None,
             ask_at: now,
+            busy_told: String::new(),
             port: None,
             try_at: now + TRY_EVERY,
             refused: 0,
@@ -319,15 +322,26 @@ impl WayDown {
     fn answered(&mut self, sight: &Sight, asked: Moment, answer: &Answer) {
         self.question = None;
         self.asking.on(answer, asked);
-        match answer {
-            Answer::Unsupported(why) => {
-                warn!(target: SCOPE, event = "drain", drain_id = self.shown.id(), err = why, "the application does not say whether it is busy: only deliveries and calls count");
-            }
-            Answer::Failed(why) => {
-                warn!(target: SCOPE, event = "drain", drain_id = self.shown.id(), err = why, "the application does not answer whether it is busy, and counts as busy");
-            }
-            Answer::Said(_) | Answer::Refused => {}
+        self.show_busy(sight);
+        let (why, what) = match answer {
+            Answer::Unsupported(why) => (
+                why,
+                "the application does not say whether it is busy: only deliveries and calls count",
+            ),
+            Answer::Failed(why) => (
+                why,
+                "the application does not answer whether it is busy, and counts as busy",
+            ),
+            Answer::Said(_) | Answer::Refused => return self.busy_told.clear(),
+        };
+        // It is asked once a second, and may say the same for minutes.
+        if self.busy_told != *why {
+            self.busy_told.clone_from(why);
+            warn!(target: SCOPE, event = "drain", drain_id = self.shown.id(), err = why, "{what}");
         }
+    }
+
+    fn show_busy(&mut self, sight: &Sight) {
         let busy = match self.asking.busy() {
             Busy::Said { busy, .. } => Some(busy),
             Busy::Untold | Busy::Unknown => None,

@@ -217,6 +217,9 @@ async fn an_app_that_cannot_say_whether_it_is_busy_is_not_waited_for_and_one_tha
     let (ended, took) = sidecar.stop(s(10)).await;
     assert_eq!(ended.code, 1, "{}", ended.output);
     assert!(took >= s(3) && took <= s(8), "{took:?}");
+    // It said the same each second.
+    let told = ended.output.matches("and counts as busy").count();
+    assert_eq!(told, 1, "{}", ended.output);
 }
 
 /// An app that demands its token gets it with every question but the health probe, which is daprd's.
@@ -289,6 +292,30 @@ async fn a_drain_is_taken_back_and_messages_flow_again() {
     late.assert(409, "ERR_DRAIN_FINAL");
     let ended = sidecar.process.ended(s(10)).await;
     assert_eq!(ended.code, 0, "{}", ended.output);
+}
+
+/// Whoever waits for a drain that somebody else takes back is told so at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_is_taken_back_is_waited_for_no_longer() {
+    let redis = RedisServer::launch(Redis::default()).await;
+    let app = slow(s(4)).await;
+    let sidecar = started(&app, &redis, &[]).await;
+    sidecar
+        .publish("bus", "new", "in hand")
+        .await
+        .assert(204, "");
+    until_taken(&app, 1).await;
+    let waiting = Request::new("POST", "/outrigger/v1/drain?wait=true&timeout=20s");
+    let resuming = async {
+        wait::until("the drain", s(5), async || {
+            status(&sidecar).await["phase"] == "draining"
+        })
+        .await;
+        let resume = Request::new("DELETE", "/outrigger/v1/drain");
+        sidecar.call(resume).await.assert(200, "");
+    };
+    let (answer, ()) = tokio::join!(sidecar.call(waiting), resuming);
+    answer.assert(409, "ERR_DRAIN_RESUMED");
 }
 
 /// §6.5: parameters, time-outs, shared drains, gRPC.

@@ -51,6 +51,9 @@ pub(super) fn parse(text: &str, port: Option<u16>) -> Result<Vec<Server>, String
 }
 
 fn server(entry: &str, port: Option<u16>) -> Result<Server, String> {
+    if entry.contains("://") {
+        return Err("host and port without a scheme; `redisUsername`, `redisPassword`, `redisDB` and `enableTLS` say the rest".to_owned());
+    }
     let (host, own_port) = split(entry);
     if host.is_empty() {
         return Err("a host in front of the port".to_owned());
@@ -118,6 +121,8 @@ mod tests {
     fn a_port_that_contradicts_is_refused() {
         assert!(shown("redis:1", Some(2)).is_err());
         assert!(shown("redis:x", None).is_err());
+        let scheme = shown("redis://:Top@h:1", None).unwrap_err();
+        assert!(scheme.starts_with("host and port"), "{scheme}");
         assert!(shown("redis:0", None).is_err());
         assert!(shown(":6379", None).is_err());
         assert!(shown(",", None).is_err());

@@ -1,11 +1,15 @@
 //! Components that do not serve now. Ours, where Dapr exits or says "not found".
 
 use outrigger_core::error::{ApiError, Detail, GrpcCode};
+use outrigger_core::shown::clean;
 use outrigger_lifecycle::Moment;
 use outrigger_lifecycle::connection::{Class, State, Status};
 
 use super::pairs;
 use crate::component::Info;
+
+/// Seconds after which callers come again at the latest: a component may be tried out of turn.
+const LONGEST_WAIT: u32 = 30;
 
 /// Prefixes of types, those of building blocks that we do not have included.
 const BLOCKS: [&str; 10] = [
@@ -35,7 +39,7 @@ pub fn not_ready(info: &Info, status: &Status, now: Moment) -> ApiError {
         .unwrap_or_default();
     let seconds = u32::try_from(wait.as_millis().div_ceil(1_000))
         .unwrap_or(u32::MAX)
-        .clamp(1, 30);
+        .max(1);
     let mut message = format!("component {} ({full}) is {}", info.name, status.state);
     if !reason.is_empty() {
         message.push_str(": ");
@@ -77,14 +81,17 @@ pub fn not_ready(info: &Info, status: &Status, now: Moment) -> ApiError {
             owner: String::new(),
             description: status.state.name().to_owned(),
         },
-        Detail::RetryInfo { seconds },
+        Detail::RetryInfo {
+            seconds: seconds.min(LONGEST_WAIT),
+        },
     ];
-    error.retry_after = Some(seconds);
+    error.retry_after = Some(seconds.min(LONGEST_WAIT));
     error
 }
 
 /// A resource that cannot be used as it is written.
 pub fn rejected(name: &str, full_type: &str, reason: &str) -> ApiError {
+    let reason = clean(reason);
     let message = format!("component {name} ({full_type}) is rejected: {reason}");
     let mut error = ApiError::legacy(
         500,

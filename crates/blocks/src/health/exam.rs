@@ -65,14 +65,17 @@ impl Blocks {
         judge::report(groups.collect(), question.reading)
     }
 
-    /// The health of one component, and of whatever else has its name.
+    /// The health of one component, and of whatever else has its name. A rejected definition speaks only where no other
+    /// one runs.
     ///
     /// # Errors
     /// When there is no such component, or it is not known yet.
     pub async fn examine_one(&self, name: &str, effort: Effort) -> Result<Report, ApiError> {
         let table = self.registry.table();
         let handles: Vec<&AnyHandle> = handles_of(&table, name).collect();
-        let mut items: Vec<Item> = rejected(&table).filter(|item| item.name == name).collect();
+        let mut items: Vec<Item> = rejected(&table)
+            .filter(|item| handles.is_empty() && item.name == name)
+            .collect();
         let asked = self.prove(&handles, effort).await;
         let found = handles.into_iter().zip(asked);
         items.extend(found.map(|(handle, asked_at)| {

@@ -41,7 +41,8 @@ pub(super) async fn drain(api: &Api, asked: Asked<'_>) -> Outcome {
     } else {
         Cause::Drain
     };
-    let progress = api.blocks.drain(wait, cause).await;
+    let drained = api.blocks.drain(wait, cause).await;
+    let progress = drained.map_err(Box::new)?;
     let status = match (wait, progress.drained) {
         (None, _) => 202,
         (Some(_), true) => 200,

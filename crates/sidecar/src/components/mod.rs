@@ -113,11 +113,10 @@ impl Required {
         let handles = self.handles.iter();
         let away = handles.filter(|handle| handle.status().state != State::Ready);
         let away = away.map(|handle| handle.name().to_string());
-        let mut names: Vec<String> = away.collect();
-        for name in &self.rejected {
-            // A second definition has the name of the first.
-            if !names.contains(name) {
-                names.push(name.clone());
+        let mut names: Vec<String> = Vec::new();
+        for name in away.chain(self.rejected.iter().cloned()) {
+            if !names.contains(&name) {
+                names.push(name);
             }
         }
         names
@@ -380,10 +379,19 @@ impl Components {
         let table = self.shared.registry.table();
         let rejected = table.rejected.iter();
         let rejected = rejected.filter(|rejected| counts(rejected.optional, rejected.required));
-        Required {
+        let mut required = Required {
             handles: running.map(|running| running.handle.clone()).collect(),
-            rejected: rejected.map(|rejected| rejected.name.clone()).collect(),
+            rejected: Vec::new(),
+        };
+        for rejected in rejected {
+            // A second definition is missed by nobody as long as the first one works.
+            let mut first = self.running.iter().map(|running| &running.handle);
+            match first.find(|handle| handle.name().as_str() == rejected.name) {
+                Some(first) => required.handles.push(first.clone()),
+                None => required.rejected.push(rejected.name.clone()),
+            }
         }
+        required
     }
 
     /// Lets every component go, side by side.
