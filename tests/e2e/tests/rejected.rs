@@ -87,7 +87,7 @@ async fn a_required_component_that_is_rejected_early_keeps_the_sidecar_from_bein
     assert_eq!(sidecar.get(works).await.status, 204);
     let named = "/v1.0/healthz?for=component:twice";
     assert_eq!(sidecar.get(named).await.status, 204);
-    let listed = sidecar.get("/v1.0/healthz?components=true").await;
+    let listed = sidecar.get("/v1.0/healthz/components").await;
     assert!(
         listed.text().contains("defined a second time"),
         "{}",
