@@ -791,6 +791,11 @@ async fn a_broker_that_is_frozen_does_not_hold_up_the_end() {
             Bus::Rabbit(rabbit) => rabbit.pause(),
             Bus::Redis(redis) => redis.pause(),
         }
+        let live = "/v1.0/healthz/components/bus?live=true&timeout=200ms";
+        wait::until("silence", s(5), async || {
+            sidecar.get(live).await.status == 500
+        })
+        .await;
         let (ended, took) = sidecar.stop(s(20)).await;
         figure(
             &format!("frozen-stop-{}", bus.name()),

@@ -27,7 +27,7 @@ use outrigger_telemetry::metrics::Sizes;
 use outrigger_wire::grpc::{self, CallError, Status};
 use outrigger_wire::http2;
 
-use super::{READY_TIMEOUT, Settings, Turnstile, accepts, has_gone};
+use super::{ONCE_MORE, READY_TIMEOUT, Settings, Turnstile, accepts, has_gone};
 use crate::peer::codec::verb_number;
 use crate::pushback;
 use crate::trace::{add_trace, trace_in};
@@ -103,19 +103,25 @@ impl GrpcApp {
         self.call_now(path, headers, request).await
     }
 
-    /// A delivery. One that could not even be begun is made once more if the app is there: it has just come back.
+    /// A delivery. One that could not even be begun is made once more if the app is there: it has just come back. With an
+    /// error, whether nobody listened at the app's port right after that.
     async fn hand_over<R: Message + Default>(
         &self,
         path: &'static str,
         headers: HeaderMap,
         request: &impl Message,
-    ) -> Result<R, CallError> {
-        match self.call(path, headers.clone(), request).await {
-            Err(error) if error.unsent && accepts(&self.settings.target).await => {
-                self.call(path, headers, request).await
+    ) -> Result<R, (CallError, bool)> {
+        let mut answer = self.call(path, headers.clone(), request).await;
+        for _ in 0..ONCE_MORE {
+            if !matches!(&answer, Err(error) if error.unsent) {
+                break;
             }
-            answer => answer,
+            if !accepts(&self.settings.target).await {
+                return answer.map_err(|error| (error, true));
+            }
+            answer = self.call(path, headers.clone(), request).await;
         }
+        answer.map_err(|error| (error, false))
     }
 
     async fn call_now<R: Message + Default>(
@@ -166,13 +172,13 @@ impl GrpcApp {
     }
 
     /// What it means for a message that the call failed.
-    async fn failed(&self, id: &str, error: CallError) -> Verdict {
+    async fn failed(&self, id: &str, error: CallError, gone: bool) -> Verdict {
         let why = format!(
             "error returned from app while processing pub/sub event {id}: retriable error occurred: {}",
             error.status
         );
         let broken = error.unsent || error.status.code == GrpcCode::Unavailable;
-        let lost = broken && has_gone(&self.settings.target).await;
+        let lost = gone || broken && has_gone(&self.settings.target).await;
         if lost && error.unsent {
             Verdict::Away(why)
         } else if lost {
@@ -278,11 +284,13 @@ impl AppChannel for GrpcApp {
             .await
         {
             Ok(reply) => verdict(reply.status),
-            Err(error) if error.status.code == GrpcCode::Unimplemented => Verdict::Forget(format!(
-                "non-retriable error returned from app while processing pub/sub event: {}",
-                error.status
-            )),
-            Err(error) => self.failed(&request.id, error).await,
+            Err((error, _)) if error.status.code == GrpcCode::Unimplemented => {
+                Verdict::Forget(format!(
+                    "non-retriable error returned from app while processing pub/sub event: {}",
+                    error.status
+                ))
+            }
+            Err((error, gone)) => self.failed(&request.id, error, gone).await,
         }
     }
 
@@ -318,10 +326,11 @@ impl AppChannel for GrpcApp {
         let mut answer = self
             .hand_over::<runtime::TopicEventBulkResponse>(ON_BULK_TOPIC_EVENT, headers(), &request)
             .await;
-        if matches!(&answer, Err(error) if error.status.code == GrpcCode::Unimplemented) {
+        if matches!(&answer, Err((error, _)) if error.status.code == GrpcCode::Unimplemented) {
             answer = self
                 .call(ON_BULK_TOPIC_EVENT_ALPHA, headers(), &request)
-                .await;
+                .await
+                .map_err(|error| (error, false));
         }
         match answer {
             Ok(reply) => {
@@ -331,13 +340,13 @@ impl AppChannel for GrpcApp {
                     .map(|entry| (entry.entry_id, verdict(entry.status)));
                 BulkVerdict::Each(refused.into_iter().chain(answered).collect())
             }
-            Err(error) if error.status.code == GrpcCode::Unimplemented => {
+            Err((error, _)) if error.status.code == GrpcCode::Unimplemented => {
                 BulkVerdict::All(Verdict::Forget(format!(
                     "non-retriable error returned from app while processing bulk pub/sub event: {}",
                     error.status
                 )))
             }
-            Err(error) => BulkVerdict::All(self.failed("", error).await),
+            Err((error, gone)) => BulkVerdict::All(self.failed("", error, gone).await),
         }
     }
 

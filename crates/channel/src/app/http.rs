@@ -29,8 +29,8 @@ use outrigger_wire::http2::{self, Refused};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    BUSY_TIMEOUT, READY_TIMEOUT, Settings, TELL_TIMEOUT, Turnstile, accepts, answers, has_gone,
-    subscriptions,
+    BUSY_TIMEOUT, ONCE_MORE, READY_TIMEOUT, Settings, TELL_TIMEOUT, Turnstile, accepts, answers,
+    has_gone, subscriptions,
 };
 use crate::url;
 
@@ -79,6 +79,8 @@ pub(crate) struct Unanswered {
     pub reset: bool,
     /// It had served before, and ended without a word.
     pub stale: bool,
+    /// Nobody listened at the app's port right after that.
+    pub gone: bool,
 }
 
 impl HttpApp {
@@ -240,22 +242,29 @@ impl HttpApp {
             let (target, body) = (target.clone(), body.clone().into());
             self.send_over(connection, Method::POST, target, headers(), body, label)
         };
-        let answer = match post(Connection::Any).await {
-            // One that could not even be begun met an app that has just come back. Where nobody listens any more the app has
-            // ended, and may have ended because of this message.
-            Err(failure)
-                if (failure.stale || failure.unsent) && accepts(&self.settings.target).await =>
-            {
-                Box::pin(post(Connection::Fresh)).await?
+        let mut answer = post(Connection::Any).await;
+        for _ in 0..ONCE_MORE {
+            let Err(failure) = &mut answer else {
+                break;
+            };
+            if !failure.stale && !failure.unsent {
+                break;
             }
-            answer => answer?,
-        };
-        self.answered(answer).await
+            // One that could not even be begun met an app that has just come back. Where nobody listens any more the app has
+            // ended, and may have ended because of this message. It may be back before anybody looks again.
+            if !accepts(&self.settings.target).await {
+                failure.gone = true;
+                break;
+            }
+            answer = Box::pin(post(Connection::Fresh)).await;
+        }
+        self.answered(answer?).await
     }
 
     /// What it means for a message that no answer came.
     async fn no_answer(&self, failure: Unanswered) -> Verdict {
-        let away = (failure.unsent || failure.reset) && has_gone(&self.settings.target).await;
+        let broken = failure.unsent || failure.reset;
+        let away = failure.gone || broken && has_gone(&self.settings.target).await;
         let why = format!(
             "error from app channel while sending pub/sub event to app: {}",
             failure.why
@@ -276,6 +285,7 @@ impl HttpApp {
             unsent: false,
             reset: true,
             stale: false,
+            gone: false,
         };
         answer
             .into_body()
@@ -311,6 +321,7 @@ impl Transport {
                     unsent: error.is_unsent(),
                     reset: matches!(error, ClientError::Closed(_) | ClientError::Stale(_)),
                     stale: matches!(error, ClientError::Stale(_)),
+                    gone: false,
                     why: error.to_string(),
                 })
             }
@@ -323,6 +334,7 @@ impl Transport {
                         unsent,
                         reset: !unsent,
                         stale: false,
+                        gone: false,
                     })
             }
         }

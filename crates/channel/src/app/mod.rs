@@ -74,6 +74,9 @@ impl Turnstile {
     }
 }
 
+/// How often a delivery that the app cannot have seen is made once more while the app is there.
+const ONCE_MORE: usize = 2;
+
 /// Whether the app's port accepts connections.
 async fn accepts(target: &Target) -> bool {
     let connecting = tokio::net::TcpStream::connect((target.host.as_str(), target.port));
