@@ -17,7 +17,8 @@ use outrigger_proto::dapr::proto::runtime::v1::subscribe_topic_events_request_al
 use outrigger_proto::dapr::proto::runtime::v1::subscribe_topic_events_response_alpha1::SubscribeTopicEventsResponseType as Told;
 use outrigger_proto::dapr::proto::runtime::v1::{
     SubscribeTopicEventsRequestAlpha1, SubscribeTopicEventsRequestInitialAlpha1,
-    SubscribeTopicEventsResponseAlpha1,
+    SubscribeTopicEventsRequestProcessedAlpha1, SubscribeTopicEventsResponseAlpha1,
+    TopicEventRequest, TopicEventResponse,
 };
 use outrigger_testkit::servers::{Redis, RedisServer, Server as _};
 use outrigger_testkit::{PrivateDir, ports, wait};
@@ -46,11 +47,33 @@ async fn told(stream: &mut grpc::Stream) -> Told {
     response.subscribe_topic_events_response_type.unwrap()
 }
 
-async fn event(stream: &mut grpc::Stream) -> String {
+async fn next_event(stream: &mut grpc::Stream) -> TopicEventRequest {
     match told(stream).await {
-        Told::EventMessage(event) => String::from_utf8(event.data.to_vec()).unwrap(),
+        Told::EventMessage(event) => event,
         Told::InitialResponse(_) => panic!("no event"),
     }
+}
+
+async fn event(stream: &mut grpc::Stream) -> String {
+    text(&next_event(stream).await)
+}
+
+/// An event that the app has worked off.
+async fn event_answered(stream: &mut grpc::Stream) -> String {
+    let event = next_event(stream).await;
+    let answer = SubscribeTopicEventsRequestProcessedAlpha1 {
+        id: event.id.clone(),
+        status: Some(TopicEventResponse::default()),
+    };
+    let request = SubscribeTopicEventsRequestAlpha1 {
+        subscribe_topic_events_request_type: Some(Asked::EventProcessed(answer)),
+    };
+    assert!(stream.send(&request.encode_to_vec()));
+    text(&event)
+}
+
+fn text(event: &TopicEventRequest) -> String {
+    String::from_utf8(event.data.to_vec()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,12 +160,16 @@ async fn streams_outlive_a_drain_that_is_taken_back_and_end_with_the_sidecar() {
         Told::InitialResponse(_)
     ));
     sidecar.publish("bus", "new", "after").await.assert(204, "");
-    assert_eq!(event(&mut before).await, r#""after""#);
-    drop((before, meanwhile));
-    let waiting = stream(&sidecar).await;
+    // What an app leaves unanswered stays in hand, and the end waits for it.
+    for stream in [&mut before, &mut meanwhile] {
+        assert_eq!(event_answered(stream).await, r#""after""#);
+    }
+    let late = stream(&sidecar).await;
     sidecar.process.signal(Signal::TERM);
-    let outcome = wait::within("the end", s(10), waiting.ended()).await;
-    let unavailable = 14;
-    assert_eq!(outcome.code, unavailable, "{outcome:?}");
+    for stream in [before, meanwhile, late] {
+        let outcome = wait::within("the end", s(10), stream.ended()).await;
+        let unavailable = 14;
+        assert_eq!(outcome.code, unavailable, "{outcome:?}");
+    }
     assert_eq!(sidecar.process.ended(s(10)).await.code, 0);
 }
