@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use crate::discovery::{Answers, Discovery, Round};
+use crate::phases::Phases;
 
 const SCOPE: &str = "dapr.runtime";
 
@@ -154,6 +155,8 @@ pub(crate) struct GateKeeper {
     /// True while the app's process, which is our child, is gone.
     pub away: Option<watch::Receiver<bool>>,
     pub state: watch::Sender<State>,
+    /// What follows from the gate.
+    pub phases: Arc<Phases>,
     pub resiliency: Arc<Resiliency>,
 }
 
@@ -299,9 +302,11 @@ impl GateKeeper {
         }
     }
 
+    /// Nobody has to wait for another task until what follows from the state follows.
     fn show(&self, now: State) {
         show_gate(now, &self.metrics);
         self.state.send_replace(now);
+        self.phases.gate_changed(&self.metrics);
     }
 
     fn ask(&self, action: Action) -> Pin<Box<dyn Future<Output = Answer> + Send>> {

@@ -291,7 +291,6 @@ impl Life {
                     }
                 }
                 Woken::Gate => {
-                    self.gate_changed();
                     let gate = *self.gate.borrow();
                     let over = way.take_if(|way| end.is_none() && way.is_overtaken(gate));
                     if let Some(way) = over {
@@ -307,7 +306,7 @@ impl Life {
                     self.scope
                         .spawn("summary", move |stop| summary::watch(blocks, stop));
                     self.phases.on(Event::Settled, &self.blocks.metrics);
-                    self.gate_changed();
+                    self.phases.gate_changed(&self.blocks.metrics);
                     let (http, grpc) = self.ports;
                     match &mut self.companion {
                         Some(companion) if end.is_none() => {
@@ -413,24 +412,7 @@ impl Life {
             names.join().await;
         }
         self.phases.on(Event::Resumed(before), &self.blocks.metrics);
-        self.gate_changed();
-    }
-
-    fn gate_changed(&self) {
-        self.phases.gate_changed();
-        let state = *self.gate.borrow();
-        let open = matches!(state, gate::State::Open | gate::State::Absent);
-        if open {
-            if state == gate::State::Open && self.phases.now() == Phase::WaitingApp {
-                self.blocks.metrics.startup_seconds.set(
-                    ["app"],
-                    self.sight.clock.now().distance_from_start().as_secs_f64(),
-                );
-            }
-            self.phases.on(Event::GateOpened, &self.blocks.metrics);
-        } else if state != gate::State::Discover {
-            self.phases.on(Event::GateClosed, &self.blocks.metrics);
-        }
+        self.phases.gate_changed(&self.blocks.metrics);
     }
 
     fn reload(&self) {

@@ -1,6 +1,7 @@
 //! The sidecar's phase, and everything that follows from it and from the gate in front of the app.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use outrigger_blocks::invoke::Admission;
@@ -27,8 +28,10 @@ pub(crate) struct Watches {
     pub admission: watch::Receiver<Admission>,
 }
 
-/// The writer of them; there is one.
+/// The writer of them; there is one. The gate's task, the life and the drain tell it what happens.
 pub(crate) struct Phases {
+    /// One change after the other, with everything that follows from it.
+    changing: Mutex<()>,
     phase: watch::Sender<Phase>,
     pulls: watch::Sender<bool>,
     streams: watch::Sender<bool>,
@@ -63,6 +66,7 @@ impl Phases {
             admission: admission_seen,
         };
         let phases = Self {
+            changing: Mutex::new(()),
             phase,
             pulls,
             streams,
@@ -73,7 +77,7 @@ impl Phases {
             accepts: AtomicBool::new(false),
             started,
         };
-        phases.gate_changed();
+        phases.gate_changed(metrics);
         (phases, watches)
     }
 
@@ -83,6 +87,11 @@ impl Phases {
 
     /// Something happened to the sidecar as a whole.
     pub(crate) fn on(&self, event: Event, metrics: &Metrics) {
+        let _changing = self.lock();
+        self.step(event, metrics);
+    }
+
+    fn step(&self, event: Event, metrics: &Metrics) {
         let before = self.now();
         let after = next(before, event);
         if before == after {
@@ -102,6 +111,9 @@ impl Phases {
         }
         if after == Phase::Ready && before == Phase::WaitingApp {
             let millis = elapsed.as_millis();
+            if *self.gate.borrow() == gate::State::Open {
+                metrics.startup_seconds.set(["app"], elapsed.as_secs_f64());
+            }
             metrics
                 .startup_seconds
                 .set(["ready"], elapsed.as_secs_f64());
@@ -110,18 +122,30 @@ impl Phases {
         self.derive();
     }
 
-    /// The gate is another than before.
-    pub(crate) fn gate_changed(&self) {
-        if takes_calls(*self.gate.borrow()) {
+    /// The gate is another than before, or is to be heeded now.
+    pub(crate) fn gate_changed(&self, metrics: &Metrics) {
+        let _changing = self.lock();
+        let state = *self.gate.borrow();
+        if takes_calls(state) {
             self.was_open.store(true, Ordering::Relaxed);
         }
         self.derive();
+        match state {
+            gate::State::Open | gate::State::Absent => self.step(Event::GateOpened, metrics),
+            gate::State::Discover => {}
+            _ => self.step(Event::GateClosed, metrics),
+        }
     }
 
     /// Whether peers are let in while the end is under way.
     pub(crate) fn accept_peers(&self, accept: bool) {
+        let _changing = self.lock();
         self.accepts.store(accept, Ordering::Relaxed);
         self.derive();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn derive(&self) {
@@ -193,13 +217,14 @@ mod tests {
         phases.on(Event::Settled, &metrics);
         assert!(!*watches.pulls.borrow() && *watches.streams.borrow());
         gate.send_replace(gate::State::Open);
-        phases.gate_changed();
-        phases.on(Event::GateOpened, &metrics);
+        phases.gate_changed(&metrics);
         assert!(*watches.pulls.borrow());
         assert_eq!(*watches.admission.borrow(), Admission::Open);
+        gate.send_replace(gate::State::Discover);
+        phases.gate_changed(&metrics);
+        assert!(*watches.pulls.borrow());
         gate.send_replace(gate::State::Closed);
-        phases.gate_changed();
-        phases.on(Event::GateClosed, &metrics);
+        phases.gate_changed(&metrics);
         assert!(!*watches.pulls.borrow() && *watches.streams.borrow());
         assert_eq!(*watches.admission.borrow(), Admission::Unhealthy);
         phases.on(Event::StopRequested, &metrics);

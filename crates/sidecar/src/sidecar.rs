@@ -279,6 +279,7 @@ impl Assembly {
         let (gate, gate_seen) =
             watch::channel(gate::Machine::new(gate_settings, self.clock.now()).state());
         let (phases, watches) = Phases::new(gate_seen.clone(), self.started, &self.metrics);
+        let phases = Arc::new(phases);
         let shared = self.shared(&registry, fatal);
         let demands = Arc::new(Demands::new(&options.lifecycle));
         let endpoints = Arc::new(ExternalEndpoints::new(self.metrics.clone()));
@@ -364,6 +365,7 @@ impl Assembly {
                 renewed,
                 away: companion.as_ref().map(|app| app.away()),
                 state: gate,
+                phases: phases.clone(),
                 resiliency: self.resiliency.clone(),
             };
             vital(&self.scope, "app.gate", &end, |stop| keeper.run(stop));
@@ -376,7 +378,6 @@ impl Assembly {
                 watch_files(changing, watched, stop)
             });
         }
-        let phases = Arc::new(phases);
         self.tell_others(app.as_ref(), &gate_seen);
         if self.history.is_ok() {
             let blocks = blocks.clone();

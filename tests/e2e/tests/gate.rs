@@ -175,6 +175,8 @@ async fn each_change_of_gate_and_component_is_a_line_that_tells_what_was_before(
     until_gate(&sidecar, |gate| gate == "open", s(10)).await;
     well.store(false, Ordering::SeqCst);
     until_gate(&sidecar, |gate| gate == "closed", s(10)).await;
+    // A line takes its way through a pipe.
+    sidecar.process.says(r#""to":"closed""#, s(5)).await;
     let output = sidecar.process.output();
     let lines: Vec<Value> = output
         .lines()

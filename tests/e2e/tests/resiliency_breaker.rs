@@ -159,6 +159,7 @@ async fn a_breaker_opens_rejects_probes_and_closes() {
     let steps = |from: &str, to: &str| {
         format!("Circuit breaker \\\"shop:a\\\" changed state from {from} to {to}")
     };
+    shop.process.says(&steps("half-open", "closed"), s(5)).await;
     let output = shop.process.output();
     for (from, to) in [
         ("closed", "open"),

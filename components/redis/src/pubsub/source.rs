@@ -8,7 +8,6 @@ use outrigger_component_api::{ComponentError, Source, async_trait};
 use tokio::time::{Instant, timeout};
 
 use super::desk::Desk;
-use super::pending::GIVEN_BACK;
 use super::subscription::Shared;
 use crate::client::Link;
 
@@ -61,12 +60,10 @@ impl Source for Running {
 
     async fn release(&self) {
         let shared = &self.shared;
-        let redelivery = shared.parts.settings.redelivery;
-        let ours = redelivery.map_or(GIVEN_BACK, |times| times.idle / 2);
         let mut ids = Vec::new();
         shared
             .desk
-            .send_modify(|desk| ids = desk.give_back(Instant::now(), ours));
+            .send_modify(|desk| ids = desk.give_back(Instant::now()));
         if !ids.is_empty() {
             shared.give_back(ids).await;
         }

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use super::desk::Desk;
 use super::entry::{self, Entry, Id};
 use super::group::{self, Progress, lock};
+use super::pending::GIVEN_BACK;
 use super::source::Running;
 use crate::client::{Client, Link};
 use crate::error::Failure;
@@ -73,8 +74,11 @@ pub(super) async fn start(parts: Parts) -> Result<Box<dyn Source>, ComponentErro
         Ok(Value::Int(id)) => Some(id),
         _ => None,
     };
+    let ours = settings
+        .redelivery
+        .map_or(GIVEN_BACK, |times| times.idle / 2);
     let shared = Arc::new(Shared {
-        desk: watch::Sender::new(Desk::new(settings.queue_depth)),
+        desk: watch::Sender::new(Desk::new(settings.queue_depth, ours)),
         ended: watch::Sender::new(None),
         life: parts.scope.stop().child_token(),
         keeping: tokio::sync::Mutex::default(),
@@ -214,18 +218,21 @@ impl Shared {
             // Nobody closes the semaphore.
             let Ok(permit) = permit else { return };
             let entry = loop {
-                tokio::select! {
-                    biased;
-                    () = self.life.cancelled() => return,
-                    _ = desk.wait_for(Desk::has_next) => {}
-                }
                 let mut next = None;
                 self.desk.send_if_modified(|desk| {
-                    next = desk.hand_out();
+                    next = desk.hand_out(Instant::now());
                     next.is_some()
                 });
                 if let Some(entry) = next {
                     break entry;
+                }
+                // What changed since the last look is seen here, or ends the wait.
+                let due = desk.borrow_and_update().next_at(Instant::now());
+                tokio::select! {
+                    biased;
+                    () = self.life.cancelled() => return,
+                    _ = desk.changed() => {}
+                    () = until(due) => {}
                 }
             };
             let handling = self.clone().handle(entry, permit);
@@ -294,6 +301,13 @@ impl Shared {
         client
             .call(self.parts.topic.as_bytes(), command, client.write_limit())
             .await
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
